@@ -1,0 +1,1 @@
+"""Appraises attestation evidence: bytes in, verdict out. Importing it imports nothing."""

@@ -1,0 +1,87 @@
+"""The one error that leaves the verifier, and its closed list of reason codes.
+
+Guarantees: every refusal of bad input is a `VerifierError` with a stable `Reason`.
+Does not say anything about policy decisions of the broker; those codes are the broker's.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import final
+
+
+@final
+class Reason(StrEnum):
+    """Why evidence was not accepted. The values are stable: callers and tests may match on them."""
+
+    # Reading.
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"
+    TRAILING_DATA = "trailing_data"
+    # Collateral and chains.
+    COLLATERAL_MISSING = "collateral_missing"
+    COLLATERAL_MALFORMED = "collateral_malformed"
+    COLLATERAL_SIGNATURE = "collateral_signature"
+    COLLATERAL_EXPIRED = "collateral_expired"
+    COLLATERAL_NOT_YET_VALID = "collateral_not_yet_valid"
+    COLLATERAL_MISMATCH = "collateral_mismatch"
+    COLLATERAL_TOO_OLD = "collateral_too_old"
+    CRL_MISSING = "crl_missing"
+    CRL_INVALID = "crl_invalid"
+    CRL_EXPIRED = "crl_expired"
+    CERTIFICATE_REVOKED = "certificate_revoked"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_INVALID = "certificate_invalid"
+    CHAIN_INVALID = "chain_invalid"
+    ROOT_UNKNOWN = "root_unknown"
+    # Signatures of the evidence.
+    SIGNATURE_INVALID = "signature_invalid"
+    QE_REPORT_INVALID = "qe_report_invalid"
+    QE_IDENTITY_MISMATCH = "qe_identity_mismatch"
+    TDX_MODULE_MISMATCH = "tdx_module_mismatch"
+    PRODUCT_MISMATCH = "product_mismatch"
+    CHIP_ID_MISMATCH = "chip_id_mismatch"
+    TCB_MISMATCH = "tcb_mismatch"
+    # TCB.
+    TCB_NOT_SUPPORTED = "tcb_not_supported"
+    TCB_STATUS = "tcb_status"
+    TCB_REVOKED = "tcb_revoked"
+    TCB_BELOW_MINIMUM = "tcb_below_minimum"
+    TCB_PROVISIONAL = "tcb_provisional"
+    # Workload.
+    DEBUG_ENABLED = "debug_enabled"
+    ATTRIBUTES_REFUSED = "attributes_refused"
+    MIGRATION_ALLOWED = "migration_allowed"
+    SERVICE_TD = "service_td"
+    VMPL = "vmpl"
+    GUEST_POLICY = "guest_policy"
+    PLATFORM_INFO = "platform_info"
+    PLATFORM_NOT_ALLOWED = "platform_not_allowed"
+    CHIP_ID_MASKED = "chip_id_masked"
+    CSP_NOT_ALLOWED = "csp_not_allowed"
+    REPORT_VERSION_NOT_ALLOWED = "report_version_not_allowed"
+    MEASUREMENT_UNKNOWN = "measurement_unknown"
+    NO_REFERENCE_VALUES = "no_reference_values"
+    REPORT_DATA_MISMATCH = "report_data_mismatch"
+    KIND_MISMATCH = "kind_mismatch"
+    GPU_EVIDENCE_MISSING = "gpu_evidence_missing"
+    GPU_UNSUPPORTED = "gpu_unsupported"
+    SIMULATED = "simulated"
+    # Signed documents and the log.
+    DOCUMENT_SIGNATURE = "document_signature"
+    LOG_PROOF = "log_proof"
+    LOG_ORIGIN = "log_origin"
+    LOG_SIGNATURE = "log_signature"
+
+
+class VerifierError(Exception):
+    """Input that the verifier does not accept.
+
+    `reason` is stable; the text names the field, what was expected and what was seen.
+    It never carries secret bytes: everything the verifier reads is public.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
