@@ -1,0 +1,61 @@
+"""Vendor roots that evidence may chain to: Intel's and AMD's, pinned by SHA-256 of the DER.
+
+Guarantees: the default is the real vendors' roots and nothing else. A simulator's roots exist only
+in an `Anchors` that some process setting with a frightening name built with `with_simulated`; any
+result that rests on one says `simulated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, final
+
+INTEL_SGX_ROOT: Final = bytes.fromhex(
+    "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+)
+"""SHA-256 of Intel's "SGX Root CA" certificate (DER)."""
+
+AMD_ARK: Final[Mapping[str, bytes]] = {
+    "Milan": bytes.fromhex("69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd"),
+    "Genoa": bytes.fromhex("4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1"),
+    "Turin": bytes.fromhex("1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a"),
+}
+"""SHA-256 of AMD's root key certificate (DER) by product name."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """The roots that one process trusts. Build simulated ones with `with_simulated` only."""
+
+    intel: frozenset[bytes] = frozenset({INTEL_SGX_ROOT})
+    amd: Mapping[str, frozenset[bytes]] = field(
+        default_factory=lambda: {product: frozenset({pin}) for product, pin in AMD_ARK.items()}
+    )
+    simulated: frozenset[bytes] = frozenset()
+
+    def is_simulated(self, root_sha256: bytes) -> bool:
+        """Tell whether a root that was accepted belongs to a simulator."""
+        return root_sha256 in self.simulated
+
+    def with_simulated(
+        self, *, intel: Iterable[bytes] = (), amd: Mapping[str, bytes] | None = None
+    ) -> Anchors:
+        """Return anchors that also trust these simulator roots (SHA-256 of DER), marked as such."""
+        extra_intel = frozenset(intel)
+        extra_amd = dict(amd or {})
+        products = {
+            product: pins | ({extra_amd[product]} if product in extra_amd else set())
+            for product, pins in self.amd.items()
+        }
+        return replace(
+            self,
+            intel=self.intel | extra_intel,
+            amd=products,
+            simulated=self.simulated | extra_intel | frozenset(extra_amd.values()),
+        )
+
+
+PINNED: Final = Anchors()
+"""The real vendors' roots, and only those."""
