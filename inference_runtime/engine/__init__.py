@@ -1,0 +1,1 @@
+"""The engine that serves an opened model, behind one small Protocol (`protocol.Engine`)."""
