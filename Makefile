@@ -33,9 +33,9 @@ bench: $(VENV)/.dev  ## every benchmark; a table and plots in benchmarks/results
 
 lock:                ## write the lock files anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --custom-compile-command "make lock" --extra llama --group build pyproject.toml -o requirements.lock
+	  --custom-compile-command "make lock" --extra demo --group build pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --custom-compile-command "make lock" --extra llama --group dev --group build -c requirements.lock pyproject.toml \
+	  --custom-compile-command "make lock" --extra demo --group dev --group build -c requirements.lock pyproject.toml \
 	  -o requirements-dev.lock
 
 clean:               ## remove the environment and the demo's state

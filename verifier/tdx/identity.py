@@ -1,0 +1,92 @@
+"""QE identity: what Intel's TD quoting enclave must look like.
+
+Guarantees: `parse` returns only a TD_QE identity of version 2 with every field present and in
+range. Does not check the signature: `collateral` does, over the same text, before it comes here.
+
+Source: Intel PCS API v4, "Get TD Quoting Enclave Identity".
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import msgspec
+
+from verifier.tdx.vendor_json import (
+    U16_LIMIT,
+    EnclaveLevel,
+    IsvLevel,
+    convert,
+    enclave_levels,
+    hex_bytes,
+    loads,
+    moment,
+    number,
+    require_id,
+)
+
+_WHAT = "QE identity"
+
+
+@final
+class _Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    version: int
+    issue_date: str = msgspec.field(name="issueDate")
+    next_update: str = msgspec.field(name="nextUpdate")
+    tcb_evaluation_data_number: int = msgspec.field(name="tcbEvaluationDataNumber")
+    miscselect: str
+    miscselect_mask: str = msgspec.field(name="miscselectMask")
+    attributes: str
+    attributes_mask: str = msgspec.field(name="attributesMask")
+    mrsigner: str
+    isvprodid: int
+    tcb_levels: tuple[IsvLevel, ...] = msgspec.field(name="tcbLevels")
+
+
+@final
+class QeIdentity(msgspec.Struct, frozen=True):
+    """The TD quoting enclave; dates are unix seconds, levels stand highest first.
+
+    Values and masks are integers of the bytes as they stand in a report, first byte highest.
+    """
+
+    issue_date: int
+    next_update: int
+    evaluation_number: int
+    miscselect: int
+    miscselect_mask: int
+    attributes: int
+    attributes_mask: int
+    mrsigner: bytes
+    isvprodid: int
+    levels: tuple[EnclaveLevel, ...]
+
+
+def parse(text: str) -> QeIdentity:
+    """Return the QE identity in Intel's signed text.
+
+    Raises:
+        VerifierError: `collateral_malformed`, or `collateral_mismatch` for another id or version.
+    """
+    data = loads(text, _WHAT)
+    require_id(data, "TD_QE", 2, _WHAT)
+    identity = convert(data, _Identity, _WHAT)
+    return QeIdentity(
+        issue_date=moment(identity.issue_date, f"{_WHAT}: issueDate"),
+        next_update=moment(identity.next_update, f"{_WHAT}: nextUpdate"),
+        evaluation_number=number(
+            identity.tcb_evaluation_data_number, 1 << 32, f"{_WHAT}: tcbEvaluationDataNumber"
+        ),
+        miscselect=_bits(identity.miscselect, 4, "miscselect"),
+        miscselect_mask=_bits(identity.miscselect_mask, 4, "miscselectMask"),
+        attributes=_bits(identity.attributes, 16, "attributes"),
+        attributes_mask=_bits(identity.attributes_mask, 16, "attributesMask"),
+        mrsigner=hex_bytes(identity.mrsigner, 32, f"{_WHAT}: mrsigner"),
+        isvprodid=number(identity.isvprodid, U16_LIMIT, f"{_WHAT}: isvprodid"),
+        levels=enclave_levels(identity.tcb_levels, _WHAT),
+    )
+
+
+def _bits(text: str, length: int, name: str) -> int:
+    return int.from_bytes(hex_bytes(text, length, f"{_WHAT}: {name}"))

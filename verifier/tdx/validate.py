@@ -1,0 +1,227 @@
+"""Is a genuine TDX quote acceptable? Attributes, TCB status, measurements and report data.
+
+Guarantees: every rule is judged and listed, so that one refusal tells every reason; without a
+policy the strict defaults hold. Says nothing about signatures: its input is `Genuine`.
+
+Source: Intel TDX Module ABI (TD_ATTRIBUTES, XFAM); PCS API v4 (TCB status).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from verifier import x509
+from verifier.errors import Reason
+from verifier.policy import AppraisalPolicy, TdxReference, TdxRules
+from verifier.result import Appraisal, TcbStatus
+from verifier.tdx.quote import TdBody
+from verifier.tdx.tcb import Tcb
+from verifier.tdx.verify import Genuine
+
+# TD_ATTRIBUTES, 64 bits: TUD is bits 0-7, SEC 8-31, OTHER 32-63.
+DEBUG: Final = 1 << 0
+TUD_RESERVED: Final = 0xFE
+SEC_RESERVED: Final = 0x0FFFFF00
+SEPT_VE_DISABLE: Final = 1 << 28
+MIGRATABLE: Final = 1 << 29
+OTHER_RESERVED: Final = 0x7FFFFFFF_00000000
+PERFMON: Final = 1 << 63
+
+XFAM_FIXED_1: Final = 0x3
+XFAM_ALLOWED: Final = 0x6DBE7
+
+REPORT_DATA_SIZE: Final = 64
+_ADVISED: Final = (
+    TcbStatus.SW_HARDENING_NEEDED,
+    TcbStatus.CONFIGURATION_NEEDED,
+    TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+)
+"""Statuses that a list of known advisories may admit."""
+
+
+_REFERENCE_FIELDS: Final = tuple(f for f in TdxReference.__struct_fields__ if f != "name")
+"""The reference's values have the names that the body's fields have."""
+
+
+def validate(
+    appraisal: Appraisal,
+    genuine: Genuine,
+    *,
+    policy: AppraisalPolicy | None,
+    report_data: bytes | None,
+    now: int,
+) -> None:
+    """Judge a genuine quote and record every check.
+
+    Args:
+        appraisal: takes the checks.
+        genuine: what `verify` returned.
+        policy: rules and reference values; None is strict rules and no reference values.
+        report_data: the 64 bytes that REPORTDATA must be; None is not judged.
+        now: unix seconds, UTC.
+    """
+    rules = TdxRules() if policy is None else policy.tdx
+    body = genuine.quote.body
+    _tcb_status(appraisal, genuine.tcb, rules, now)
+    _evaluation_numbers(appraisal, genuine, rules)
+    _platform(appraisal, genuine, rules)
+    _attributes(appraisal, body, rules)
+    _service_td(appraisal, body, rules)
+    _measurements(appraisal, body, policy)
+    if report_data is None:
+        appraisal.not_judged("report_data", body.report_data.hex(), "no expected report data")
+    else:
+        appraisal.require(
+            "report_data",
+            body.report_data == report_data,
+            Reason.REPORT_DATA_MISMATCH,
+            report_data.hex(),
+            body.report_data.hex(),
+        )
+
+
+def _tcb_status(appraisal: Appraisal, tcb: Tcb, rules: TdxRules, now: int) -> None:
+    status = tcb.status
+    seen = f"{status.value}, {x509.rfc3339(tcb.date)[:10]}"
+    if tcb.advisories:
+        seen += f", {' '.join(tcb.advisories)}"
+    if status is TcbStatus.REVOKED:
+        appraisal.require("tcb_status", False, Reason.TCB_REVOKED, "not Revoked", seen)
+        return
+    admitted = status in rules.tcb_statuses
+    expected = " or ".join(rules.tcb_statuses)
+    if not admitted and rules.advisories_allowed and status in _ADVISED:
+        admitted = bool(tcb.advisories) and set(tcb.advisories) <= set(rules.advisories_allowed)
+        expected += f", or no advisory but {' '.join(rules.advisories_allowed)}"
+    if not admitted and rules.out_of_date_grace > 0 and status is TcbStatus.OUT_OF_DATE:
+        end = tcb.date + rules.out_of_date_grace
+        admitted = now <= end
+        expected += f", or OutOfDate until {x509.rfc3339(end)}"
+        if admitted:
+            appraisal.limit(end)
+    appraisal.require("tcb_status", admitted, Reason.TCB_STATUS, expected, seen)
+
+
+def _evaluation_numbers(appraisal: Appraisal, genuine: Genuine, rules: TdxRules) -> None:
+    minimum = rules.min_tcb_evaluation_number
+    numbers = (
+        genuine.collateral.tcb_info.evaluation_number,
+        genuine.collateral.qe_identity.evaluation_number,
+    )
+    appraisal.require(
+        "tcb_evaluation_number",
+        min(numbers) >= minimum,
+        Reason.COLLATERAL_TOO_OLD,
+        f"at least {minimum} in TCB info and QE identity",
+        f"{numbers[0]} and {numbers[1]}",
+    )
+
+
+def _platform(appraisal: Appraisal, genuine: Genuine, rules: TdxRules) -> None:
+    if rules.ppids:
+        appraisal.require(
+            "platform",
+            genuine.pck.sgx.ppid in rules.ppids,
+            Reason.PLATFORM_NOT_ALLOWED,
+            "a PPID that the policy lists",
+            genuine.pck.sgx.ppid.hex(),
+        )
+
+
+def _attributes(appraisal: Appraisal, body: TdBody, rules: TdxRules) -> None:
+    attributes = int.from_bytes(body.td_attributes, "little")
+    seen = f"{attributes:#018x}"
+    appraisal.require(
+        "td_attributes.debug",
+        rules.allow_debug or not attributes & DEBUG,
+        Reason.DEBUG_ENABLED,
+        "allowed" if rules.allow_debug else "DEBUG (bit 0) clear",
+        seen,
+    )
+    reserved = attributes & (TUD_RESERVED | SEC_RESERVED | OTHER_RESERVED)
+    appraisal.require(
+        "td_attributes.reserved",
+        not reserved,
+        Reason.ATTRIBUTES_REFUSED,
+        "bits 1-27 and 32-62 clear",
+        seen,
+    )
+    appraisal.require(
+        "td_attributes.sept_ve_disable",
+        bool(attributes & SEPT_VE_DISABLE) or not rules.require_sept_ve_disable,
+        Reason.ATTRIBUTES_REFUSED,
+        "SEPT_VE_DISABLE (bit 28) set" if rules.require_sept_ve_disable else "not required",
+        seen,
+    )
+    appraisal.require(
+        "td_attributes.migratable",
+        rules.allow_migratable or not attributes & MIGRATABLE,
+        Reason.MIGRATION_ALLOWED,
+        "allowed" if rules.allow_migratable else "MIGRATABLE (bit 29) clear",
+        seen,
+    )
+    appraisal.require(
+        "td_attributes.perfmon",
+        rules.allow_perfmon or not attributes & PERFMON,
+        Reason.ATTRIBUTES_REFUSED,
+        "allowed" if rules.allow_perfmon else "PERFMON (bit 63) clear",
+        seen,
+    )
+    xfam = int.from_bytes(body.xfam, "little")
+    appraisal.require(
+        "xfam",
+        xfam & XFAM_FIXED_1 == XFAM_FIXED_1 and not xfam & ~XFAM_ALLOWED,
+        Reason.ATTRIBUTES_REFUSED,
+        f"bits 0 and 1 set, none outside {XFAM_ALLOWED:#x}",
+        f"{xfam:#x}",
+    )
+
+
+def _service_td(appraisal: Appraisal, body: TdBody, rules: TdxRules) -> None:
+    if body.mr_service_td is None:
+        appraisal.not_judged("mr_service_td", "absent", "a TD 1.0 body has no such field")
+        return
+    appraisal.require(
+        "mr_service_td",
+        not any(body.mr_service_td) or body.mr_service_td in rules.service_tds,
+        Reason.SERVICE_TD,
+        "zero, or one that the policy lists" if rules.service_tds else "zero",
+        body.mr_service_td.hex(),
+    )
+
+
+def _measurements(appraisal: Appraisal, body: TdBody, policy: AppraisalPolicy | None) -> None:
+    """Require one whole reference tuple; where none fits, tell how the nearest one differs."""
+    if policy is None:
+        appraisal.not_judged("measurements", f"mr_td {body.mr_td.hex()}")
+        return
+    references: tuple[TdxReference, ...] = policy.references(TdxReference)
+    if not references:
+        appraisal.require(
+            "measurements",
+            False,
+            Reason.NO_REFERENCE_VALUES,
+            "a tdx reference in the policy",
+            "none",
+        )
+        return
+    nearest = min(references, key=lambda reference: len(_differences(reference, body)))
+    differences = _differences(nearest, body)
+    if not differences:
+        appraisal.require(
+            "measurements", True, Reason.MEASUREMENT_UNKNOWN, nearest.name, nearest.name
+        )
+    for field, expected, seen in differences:
+        appraisal.require(
+            f"{field} of {nearest.name}", False, Reason.MEASUREMENT_UNKNOWN, expected, seen
+        )
+
+
+def _differences(reference: TdxReference, body: TdBody) -> list[tuple[str, str, str]]:
+    """Return name, expected and seen of each value that is given and differs."""
+    return [
+        (name, expected.hex(), seen.hex())
+        for name in _REFERENCE_FIELDS
+        if (expected := getattr(reference, name)) is not None
+        and expected != (seen := getattr(body, name))
+    ]

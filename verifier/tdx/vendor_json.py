@@ -1,0 +1,195 @@
+"""What Intel's signed JSON documents have in common: strict reading of text, hex and dates.
+
+Guarantees: duplicate keys, floats, unknown fields and wrong types are errors. The caller has
+checked the signature over the very text first; nothing here re-serialises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, TypeVar, final
+
+import msgspec
+
+from verifier.errors import Reason, VerifierError
+from verifier.result import TcbStatus
+
+T = TypeVar("T")
+
+SVN_LIMIT: Final = 256
+"""An SVN is one byte."""
+U16_LIMIT: Final = 65536
+"""PCESVN, ISVSVN and ISVPRODID have two bytes."""
+
+PLATFORM_STATUSES: Final = frozenset(
+    {
+        TcbStatus.UP_TO_DATE,
+        TcbStatus.SW_HARDENING_NEEDED,
+        TcbStatus.CONFIGURATION_NEEDED,
+        TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+        TcbStatus.OUT_OF_DATE,
+        TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
+        TcbStatus.REVOKED,
+    }
+)
+"""What a platform TCB level may say (PCS API v4, TCB info)."""
+ENCLAVE_STATUSES: Final = frozenset(
+    {TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED}
+)
+"""What a level of the TDX module or of the QE may say (PCS API v4, identities)."""
+
+
+@final
+class IsvTcb(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `tcb` object of a module or QE level."""
+
+    isvsvn: int
+
+
+@final
+class IsvLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TCB level of the TDX module or of the QE, as Intel writes it."""
+
+    tcb: IsvTcb
+    tcb_date: str = msgspec.field(name="tcbDate")
+    tcb_status: TcbStatus = msgspec.field(name="tcbStatus")
+    advisory_ids: tuple[str, ...] = msgspec.field(name="advisoryIDs", default=())
+
+
+@final
+class EnclaveLevel(msgspec.Struct, frozen=True):
+    """A checked TCB level of the TDX module or of the QE; `date` is unix seconds."""
+
+    isvsvn: int
+    status: TcbStatus
+    date: int
+    advisories: tuple[str, ...]
+
+
+def refuse(message: str, reason: Reason = Reason.COLLATERAL_MALFORMED) -> NoReturn:
+    """Raise the error of a vendor document."""
+    raise VerifierError(reason, message)
+
+
+def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"key {key!r} twice")
+        seen[key] = value
+    return seen
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text}: only integers expected")
+
+
+def loads(text: str, what: str) -> dict[str, Any]:
+    """Return the JSON object in `text`.
+
+    Raises:
+        VerifierError: `collateral_malformed`; also for duplicate keys and for any float.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_float=_no_number, parse_constant=_no_number
+        )
+    except (ValueError, RecursionError) as error:
+        raise VerifierError(Reason.COLLATERAL_MALFORMED, f"{what}: JSON: {error}") from error
+    if not isinstance(value, dict):
+        refuse(f"{what}: a JSON object expected")
+    return value
+
+
+def require_id(data: Mapping[str, Any], kind: str, version: int, what: str) -> None:
+    """Check the `id` and `version` of a document before its other fields are read.
+
+    Raises:
+        VerifierError: `collateral_mismatch`.
+    """
+    seen = (data.get("id"), data.get("version"))
+    if seen != (kind, version) or isinstance(seen[1], bool):
+        refuse(
+            f"{what}: id {kind!r} version {version} expected, {seen[0]!r} version {seen[1]!r} seen",
+            Reason.COLLATERAL_MISMATCH,
+        )
+
+
+def convert(data: Mapping[str, Any], kind: type[T], what: str) -> T:
+    """Return the document as its strict type.
+
+    Raises:
+        VerifierError: `collateral_malformed`, with the path of the field.
+    """
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise VerifierError(Reason.COLLATERAL_MALFORMED, f"{what}: {error}") from error
+
+
+def hex_bytes(text: str, length: int, what: str) -> bytes:
+    """Return `length` bytes of hexadecimal in either case (Intel writes both).
+
+    Raises:
+        VerifierError: `collateral_malformed`.
+    """
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != length or len(text) != 2 * length:
+        refuse(f"{what}: {length} bytes of hexadecimal expected, {text[:200]!r} seen")
+    return raw
+
+
+def number(value: int, below: int, what: str) -> int:
+    """Return `value` if it is in 0..below-1.
+
+    Raises:
+        VerifierError: `collateral_malformed`.
+    """
+    if not 0 <= value < below:
+        refuse(f"{what}: 0 to {below - 1} expected, {value} seen")
+    return value
+
+
+def moment(text: str, what: str) -> int:
+    """Return the unix seconds of a date as Intel prints it: 2024-03-13T00:00:00Z.
+
+    Raises:
+        VerifierError: `collateral_malformed`.
+    """
+    try:
+        parsed = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        refuse(f"{what}: a date like 2024-03-13T00:00:00Z expected, {text[:40]!r} seen")
+    if parsed.strftime("%Y-%m-%dT%H:%M:%SZ") != text:
+        refuse(f"{what}: a date like 2024-03-13T00:00:00Z expected, {text[:40]!r} seen")
+    return int(parsed.timestamp())
+
+
+def enclave_levels(levels: Iterable[IsvLevel], what: str) -> tuple[EnclaveLevel, ...]:
+    """Return module or QE levels, highest ISVSVN first.
+
+    Raises:
+        VerifierError: `collateral_malformed` for none, for one SVN twice, for another status.
+    """
+    checked = [
+        EnclaveLevel(
+            isvsvn=number(level.tcb.isvsvn, U16_LIMIT, f"{what}: isvsvn"),
+            status=level.tcb_status,
+            date=moment(level.tcb_date, f"{what}: tcbDate"),
+            advisories=level.advisory_ids,
+        )
+        for level in levels
+    ]
+    if not checked:
+        refuse(f"{what}: no TCB levels")
+    for level in checked:
+        if level.status not in ENCLAVE_STATUSES:
+            refuse(f"{what}: status {level.status} at ISVSVN {level.isvsvn}")
+    if len({level.isvsvn for level in checked}) != len(checked):
+        refuse(f"{what}: two levels with one ISVSVN")
+    return tuple(sorted(checked, key=lambda level: level.isvsvn, reverse=True))
