@@ -16,6 +16,9 @@ EVIDENCE = (ROOT / os.environ.get("OSTIARY_EVIDENCE_DIR", "../shared/evidence"))
 _KEPT = {0x01, 0x05, 0x06, 0x0C, 0x13}
 """BOOLEAN, NULL, OID and the texts of names: equal in real and simulated."""
 
+_RAW = {2, 6, 16, 20, 32, 64}
+"""Sizes of identifiers and digests: random bytes, which may look like DER by chance."""
+
 
 def elements(data: bytes) -> list[tuple[int, bytes]]:
     """Return the DER elements in `data`, one level."""
@@ -41,6 +44,8 @@ def skeleton(data: bytes) -> Any:
             rows.append((hex(tag), skeleton(content)))
         elif tag in _KEPT:
             rows.append((hex(tag), content.hex()))
+        elif tag == 0x04 and len(content) in _RAW:
+            rows.append(("octets", len(content)))
         elif tag == 0x04:
             try:
                 rows.append(("octets", skeleton(content)))
