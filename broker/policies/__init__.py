@@ -1,0 +1,1 @@
+"""Release policies: signed by the tenant, numbered, and never older than before."""

@@ -1,0 +1,1 @@
+"""Tenants: who signs for one, and how one is born."""
