@@ -1,0 +1,80 @@
+"""The Litestar application: routes, limits and error handlers, over services built elsewhere.
+
+Guarantees: every route but challenge, health, releases, renewals and the docs demands a caller (a
+test walks the table); request bodies are capped; every error is a problem document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+from litestar import Litestar, Response, get
+from litestar.exceptions import HTTPException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+
+from broker.errors import BrokerError
+from broker.http import log, models, problems, releases, tenants
+from broker.http.context import Req, authenticator, services
+from broker.http.tenants import answer
+from broker.services import Services
+from verifier.wire.canonical import MAX_MESSAGE
+
+VERSION: Final = "0.1.0"
+DOCS: Final = "/schema"
+
+OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+@get("/health", operation_id="health", tags=["operator"])
+async def health(request: Req) -> Response[bytes]:
+    """Say that the broker serves, who it is, and what it trusts."""
+    found = services(request)
+    return answer(
+        {
+            "status": "serving",
+            "version": VERSION,
+            "broker": found.broker.hex(),
+            "simulated": found.info.simulated,
+            "hsm": {"mode": found.info.mode, "oaep": found.info.oaep},
+        }
+    )
+
+
+def make_app(open_services: OpenServices) -> Litestar:
+    """Return the application; its services are opened when it starts and closed when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with open_services() as opened:
+            app.state.services = opened
+            app.state.authenticator = authenticator(opened)
+            yield
+
+    return Litestar(
+        route_handlers=[
+            health,
+            *releases.ROUTES,
+            *tenants.ROUTES,
+            *models.ROUTES,
+            *log.ROUTES,
+        ],
+        lifespan=[lifespan],
+        request_max_body_size=MAX_MESSAGE,
+        openapi_config=OpenAPIConfig(
+            title="Ostiary broker",
+            version=VERSION,
+            description="Releases keys only to attested workloads, and logs every release.",
+            path=DOCS,
+            render_plugins=[JsonRenderPlugin(), SwaggerRenderPlugin()],
+        ),
+        exception_handlers={
+            BrokerError: problems.on_broker_error,
+            HTTPException: problems.on_http_error,
+            Exception: problems.on_anything,
+        },
+        debug=False,
+        logging_config=None,
+    )

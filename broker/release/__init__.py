@@ -1,0 +1,1 @@
+"""One release in eight rooms: read `flow.py` first."""
