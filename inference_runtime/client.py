@@ -1,0 +1,188 @@
+"""Speaks HTTP to a broker: challenges, releases, renewals, and the registry of sealed files.
+
+Guarantees: bounded answers, bounded waits, retries only where asking twice does no harm (a
+challenge, a ranged read; never a release, whose challenge is spent by the first try). Believes
+nothing it hears: `exchange.py` checks every answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Final, Self, final
+
+import httpx
+import jwt
+import tenacity
+
+from inference_runtime import clock
+from inference_runtime.errors import Fault, RuntimeFault
+from inference_runtime.exchange import Identity
+from verifier.errors import VerifierError
+from verifier.wire import canonical, messages
+from verifier.wire.canonical import Hex
+
+JSON: Final = "application/json"
+_MAX_ANSWER: Final = 4 << 20
+_TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+_TOKEN_SECONDS: Final = 120
+
+
+def _may_help(error: BaseException) -> bool:
+    return isinstance(error, RuntimeFault) and error.code is Fault.BROKER_UNAVAILABLE
+
+
+_again = tenacity.retry(
+    retry=tenacity.retry_if_exception(_may_help),
+    stop=tenacity.stop_after_attempt(5),
+    wait=tenacity.wait_exponential_jitter(initial=0.1, max=3),
+    reraise=True,
+)
+
+
+@final
+class BrokerClient:
+    """One connection pool to one broker. Use it as a context manager."""
+
+    def __init__(self, base_url: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=_TIMEOUT, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    @_again
+    def challenge(
+        self, tenant: str, purpose: messages.Purpose, kind: messages.Kind, identity: Identity
+    ) -> messages.ChallengeAnswer:
+        """Return a fresh challenge.
+
+        Raises:
+            RuntimeFault: `broker_unavailable`, `broker_refused` or `answer_invalid`.
+        """
+        request = messages.ChallengeRequest(
+            v=1, tenant=tenant, purpose=purpose, kind=kind, caller=Hex(identity.caller)
+        )
+        raw = self._send("POST", "/v1/challenges", canonical.encode(request))
+        try:
+            return canonical.decode(raw, messages.ChallengeAnswer)
+        except VerifierError as error:
+            raise RuntimeFault(Fault.ANSWER_INVALID, f"the challenge: {error}") from error
+
+    def release(self, body: bytes) -> bytes:
+        """Send a release request and return the signed answer, unchecked.
+
+        Raises:
+            RuntimeFault: `broker_unavailable` or `broker_refused`.
+        """
+        return self._send("POST", "/v1/releases", body)
+
+    def renew(self, body: bytes) -> bytes:
+        """Send a renewal and return the signed answer, unchecked.
+
+        Raises:
+            RuntimeFault: `broker_unavailable` or `broker_refused`.
+        """
+        return self._send("POST", "/v1/renewals", body)
+
+    @_again
+    def read(
+        self,
+        path: str,
+        headers: Callable[[], Mapping[str, str]],
+        *,
+        limit: int,
+    ) -> bytes:
+        """Return what stands at `path`, at most `limit` bytes; `headers` are made for each try.
+
+        Raises:
+            RuntimeFault: `broker_unavailable` or `broker_refused`.
+        """
+        return self._send("GET", path, b"", headers=headers(), limit=limit)
+
+    @_again
+    def size(self, path: str, headers: Callable[[], Mapping[str, str]]) -> int:
+        """Return the size in bytes of what stands at `path`.
+
+        Raises:
+            RuntimeFault: `broker_unavailable`, `broker_refused` or `answer_invalid`.
+        """
+        try:
+            answer = self._http.head(path, headers=dict(headers()))
+        except httpx.HTTPError as error:
+            raise RuntimeFault(Fault.BROKER_UNAVAILABLE, f"HEAD {path}: {error}") from error
+        if not answer.is_success:
+            raise RuntimeFault(Fault.BROKER_REFUSED, f"HEAD {path}: {answer.status_code}")
+        length = answer.headers.get("content-length", "")
+        if not (length.isascii() and length.isdecimal()):
+            raise RuntimeFault(Fault.ANSWER_INVALID, f"HEAD {path}: no length")
+        return int(length)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        limit: int = _MAX_ANSWER,
+    ) -> bytes:
+        sent = dict(headers or {})
+        if body:
+            sent["content-type"] = JSON
+        try:
+            with self._http.stream(method, path, content=body, headers=sent) as answer:
+                raw = _bounded(answer, limit)
+        except httpx.HTTPError as error:
+            raise RuntimeFault(
+                Fault.BROKER_UNAVAILABLE, f"{method} {path}: {type(error).__name__}: {error}"
+            ) from error
+        if answer.status_code in {502, 503, 504}:
+            raise RuntimeFault(Fault.BROKER_UNAVAILABLE, _problem(method, path, answer, raw))
+        if answer.status_code not in {200, 201, 206}:
+            raise RuntimeFault(Fault.BROKER_REFUSED, _problem(method, path, answer, raw))
+        return raw
+
+
+def _bounded(answer: httpx.Response, limit: int) -> bytes:
+    pieces, size = [], 0
+    for piece in answer.iter_bytes():
+        size += len(piece)
+        if size > limit:
+            raise RuntimeFault(Fault.ANSWER_INVALID, f"an answer of more than {limit} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _problem(method: str, path: str, answer: httpx.Response, raw: bytes) -> str:
+    text = raw[:500].decode("utf-8", "replace")
+    return f"{method} {path}: {answer.status_code}: {text}"
+
+
+def lease_token(identity: Identity, lease: str, broker: bytes, method: str, target: str) -> str:
+    """Return a bearer token for one registry read: signed by the instance key of a live lease."""
+    now = clock.now()
+    return jwt.encode(
+        {
+            "iss": f"lease:{lease}",
+            "aud": broker.hex(),
+            "iat": now,
+            "exp": now + _TOKEN_SECONDS,
+            "jti": secrets.token_hex(16),
+            "htm": method,
+            "htu": target,
+            "bsha": hashlib.sha256(b"").hexdigest(),
+        },
+        identity.instance,
+        algorithm="EdDSA",
+        headers={"kid": hashlib.sha256(identity.instance_spki).hexdigest()},
+    )

@@ -1,0 +1,60 @@
+"""`ostiary simulator`: fake vendors and fake machines, for the demo and for tests.
+
+Nothing here proves anything. A broker trusts it only by a setting with a frightening name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ostiary import clock
+from ostiary.cli import common
+from ostiary.cli.common import OK, REFUSED, Subparsers, console
+from ostiary.simulator import device
+from ostiary.simulator.intel import FakeIntel
+from ostiary.simulator.store import SimulatorError
+
+ROOTS_FILE = "roots.json"
+COLLATERAL_FILE = "simulated.json"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `simulator init` and `simulator machine`."""
+    parser = subparsers.add_parser("simulator", help="SIMULATED hardware; proves nothing")
+    verbs = parser.add_subparsers(required=True)
+    init = verbs.add_parser("init", help="make a fake Intel with roots of its own")
+    init.add_argument("folder", type=Path)
+    init.add_argument("--collateral", type=Path, metavar="DIR", help="a broker's collateral folder")
+    init.set_defaults(run=common.guarded(_init))
+    machine = verbs.add_parser("machine", help="run a fake machine's report device", add_help=False)
+    machine.add_argument("rest", nargs=argparse.REMAINDER)
+    machine.set_defaults(run=lambda args: device.main(args.rest))
+
+
+def _init(args: argparse.Namespace) -> int:
+    try:
+        make(args.folder, args.collateral)
+    except SimulatorError as error:
+        return common.fail(str(error), REFUSED)
+    console.print(f"SIMULATED vendor in {args.folder}; its roots are in {args.folder}/{ROOTS_FILE}")
+    return OK
+
+
+def make(folder: Path, collateral: Path | None) -> FakeIntel:
+    """Make a fake Intel in `folder`, its roots file, and collateral that is current now.
+
+    Raises:
+        SimulatorError: the folder holds a vendor already, or cannot be written.
+    """
+    now = clock.now()
+    intel = FakeIntel.create(now)
+    intel.save(folder)
+    roots = {"intel": [intel.root_pin.hex()], "amd": {}}
+    (folder / ROOTS_FILE).write_text(json.dumps(roots))
+    if collateral is not None:
+        target = collateral / "tdx"
+        target.mkdir(parents=True, exist_ok=True)
+        (target / COLLATERAL_FILE).write_text(json.dumps(intel.collateral(now)))
+    return intel

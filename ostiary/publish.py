@@ -1,0 +1,54 @@
+"""Hands a sealed model in: manifest, files, then the wrapped key. Used by command line and demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from inference_runtime.sealed import manifest
+from ostiary import vendor
+from ostiary.client import ClientError, TenantClient
+from verifier import dsse
+from verifier.wire import canonical, messages
+
+MANIFEST_FILE = "manifest.json"
+FILES_FOLDER = "files"
+
+
+def read_manifest(sealed: Path) -> tuple[bytes, manifest.Manifest]:
+    """Return the signed manifest of a sealed folder, and what it says.
+
+    Raises:
+        ClientError: `file`.
+        RuntimeFault: `manifest_invalid`.
+    """
+    try:
+        envelope = (sealed / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        raise ClientError("file", f"{sealed}: {MANIFEST_FILE}: {error.strerror}") from error
+    return envelope, manifest.decode(dsse.payload_unverified(envelope))
+
+
+def push(
+    client: TenantClient, sealed: Path, progress: Callable[[int], None] | None = None
+) -> manifest.Manifest:
+    """Upload everything in `sealed` to the tenant's registry; again does no harm.
+
+    Raises:
+        ClientError: the broker's refusal, or `file`.
+        RuntimeFault: `manifest_invalid`.
+    """
+    envelope, described = read_manifest(sealed)
+    client.push_manifest(described.model, described.version, envelope)
+    for entry in described.files:
+        path = sealed / FILES_FOLDER / entry.path
+        client.push_file(described.model, described.version, entry.path, path, progress)
+    try:
+        raw = (sealed / vendor.KEY_IMPORT_FILE).read_bytes()
+    except OSError as error:
+        raise ClientError(
+            "file", f"{sealed}: {vendor.KEY_IMPORT_FILE}: {error.strerror}"
+        ) from error
+    key_import = canonical.decode(raw, messages.KeyImport)
+    client.push_key(key_import.statement, key_import.ciphertext)
+    return described
