@@ -1,0 +1,1 @@
+"""Set-up and image tools. Nothing here is installed or imported by the product."""
