@@ -28,6 +28,7 @@ from broker.leases import LeaseService
 from broker.log.reading import Reader
 from broker.log.sequencer import Sequencer
 from broker.log.signer import in_our_words
+from broker.maintenance import Maintenance
 from broker.models.service import ModelService
 from broker.policies.service import PolicyService
 from broker.release.flow import ReleaseFlow
@@ -98,6 +99,7 @@ async def open_services(
         objects = Objects(home / settings.objects)
         audit = Audit(store, now)
         stack.push_async_callback(audit.aclose)
+        await stack.enter_async_context(Maintenance(store, audit, objects, now).running())
         releases = ReleaseFlow(
             store=store,
             sequencer=sequencer,
