@@ -19,6 +19,7 @@ from broker.errors import BrokerError
 from broker.http import log, models, problems, releases, tenants
 from broker.http.context import Req, authenticator, services
 from broker.http.tenants import answer
+from broker.log.signer import in_our_words
 from broker.services import Services
 from verifier.wire.canonical import MAX_MESSAGE
 
@@ -30,8 +31,10 @@ OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 @get("/health", operation_id="health", tags=["operator"])
 async def health(request: Req) -> Response[bytes]:
-    """Say that the broker serves, who it is, and what it trusts."""
+    """Say that broker and HSM worker serve, who they are, and what they trust."""
     found = services(request)
+    with in_our_words():
+        await found.releases.hsm.info()  # a worker that died is no health
     return answer(
         {
             "status": "serving",

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -71,7 +71,7 @@ def load_signer(spki_der: bytes) -> PublicKey:
     """
     try:
         key = serialization.load_der_public_key(spki_der)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise VerifierError(Reason.MALFORMED, "not a public key") from error
     if not isinstance(key, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey) or (
         isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, ec.SECP256R1)

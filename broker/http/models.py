@@ -57,7 +57,7 @@ async def push_file(
     if request.headers.get("content-type", "") != OCTETS:
         raise BrokerError(Code.MALFORMED, f"content-type must be {OCTETS}")
     stored = await services(request).models.put_file(
-        who, tenant, _name(model, version, path), request.stream(), sha256=who.body_sha256
+        who, tenant, _name(model, version, path), body.pieces(request), sha256=who.body_sha256
     )
     return answer({"size": stored.size})
 

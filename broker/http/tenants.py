@@ -35,7 +35,7 @@ async def show(request: Req, tenant: Name) -> Response[bytes]:
 async def create_import_key(request: Req, tenant: Name) -> Response[bytes]:
     """Make an import key in the HSM. Confirm its digest out of band before you use it."""
     who = await caller(request)
-    check_body(who, await request.body())
+    check_body(who, await body.whole(request))
     spki = await services(request).keys.create_import_key(who, tenant)
     return answer({"spki": canonical.b64encode(spki)}, 201)
 

@@ -50,6 +50,12 @@ from verifier.wire.messages import ReleaseRequest, RenewRequest
 
 _ED25519: Final = bytes.fromhex("302a300506032b6570032100")
 """What stands before the 32 bytes of an Ed25519 key in its SPKI (RFC 8410 §4)."""
+_OUR_LACK: Final = {
+    Reason.COLLATERAL_MISSING,
+    Reason.COLLATERAL_UNAVAILABLE,
+    Reason.COLLATERAL_EXPIRED,
+}
+"""What a source of endorsements says when it has none to give: no fault of the guest's."""
 
 
 @final
@@ -204,7 +210,7 @@ class ReleaseFlow:
                 Code.EVIDENCE_REFUSED, "GPU evidence", (f"{Reason.GPU_UNSUPPORTED.value}: gpus",)
             )
         # 3. Endorsements, then the one reading of the clock, never below the last leaf's.
-        found = self._find(challenge, request.evidence)
+        found = await self._find(challenge, request.evidence)
         now = state.head.not_before(self.clock())
         # 4. Genuine, acceptable, and bound to exactly this exchange.
         report_data = binding.report_data(
@@ -244,8 +250,7 @@ class ReleaseFlow:
         raw_result, evidence = result.to_json(), canonical.encode(request.evidence)
         # Content-addressed and written before the leaf that names them; a crash here leaves
         # objects that nothing refers to.
-        for raw in (evidence, found.raw, raw_result):
-            await self.objects.put(raw)
+        await self.objects.put_all((evidence, found.raw, raw_result))
         wrap_key = bytes(messages.recipient(request.recipients, messages.WRAP_RSA))
         facts = Facts(
             genesis=challenge.genesis,
@@ -263,13 +268,13 @@ class ReleaseFlow:
         )
         return Appraised(facts, decision, state, raw_result, wrap_key)
 
-    def _find(self, challenge: Challenge, evidence: messages.Evidence) -> Found:
+    async def _find(self, challenge: Challenge, evidence: messages.Evidence) -> Found:
         try:
-            return self.collateral.find(challenge.kind, evidence.cpu, evidence.endorsements)
+            return await self.collateral.find(challenge.kind, evidence.cpu, evidence.endorsements)
         except VerifierError as error:
-            missing = error.reason is Reason.COLLATERAL_MISSING
+            ours = error.reason in _OUR_LACK
             raise BrokerError(
-                Code.COLLATERAL_UNAVAILABLE if missing else Code.EVIDENCE_REFUSED,
+                Code.COLLATERAL_UNAVAILABLE if ours else Code.EVIDENCE_REFUSED,
                 "no endorsements for this evidence",
                 (f"{error.reason.value}: {error}",),
             ) from error

@@ -59,8 +59,11 @@ def test_no_flipped_bit_is_accepted(data):
 
 
 def test_only_canonical_keys_of_the_two_kinds_are_signers():
-    """P-384, garbage and trailing bytes are not keys."""
+    """P-384, an unknown curve, garbage and trailing bytes are not keys."""
     p384 = dsse.spki(ec.generate_private_key(ec.SECP384R1()).public_key())
-    for spki in (p384, b"garbage", SPKIS[0] + b"\0"):
+    p256 = bytes.fromhex("2a8648ce3d030107")
+    unknown_curve = SPKIS[1].replace(p256, p256[:-1] + b"\x63")
+    assert unknown_curve != SPKIS[1]
+    for spki in (p384, unknown_curve, b"garbage", SPKIS[0] + b"\0"):
         with pytest.raises(VerifierError):
             dsse.load_signer(spki)
