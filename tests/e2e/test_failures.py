@@ -234,6 +234,13 @@ def test_worker_killed_before_a_challenge(own: House) -> None:
     problem(answer, "hsm_unavailable", 503)
 
 
+def test_worker_killed_is_no_health(own: House) -> None:
+    """A broker whose worker died does not say that it serves."""
+    assert own.send("GET", "/health").status_code == 200
+    kill(own.worker())
+    problem(own.send("GET", "/health"), "hsm_unavailable", 503)
+
+
 def test_worker_killed_in_a_crowd(fresh: Prepared) -> None:
     """A worker that dies under load leaves answers that open, or refusals; and a log that holds."""
     with running(fresh) as house:
