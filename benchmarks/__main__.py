@@ -41,7 +41,7 @@ def names(folder: Path = FOLDER) -> list[str]:
     return sorted(
         path.stem
         for path in folder.glob("*.py")
-        if not path.stem.startswith("_") and 'if __name__ == "__main__":' in path.read_text()
+        if not path.stem.startswith("_") and '\nif __name__ == "__main__":' in path.read_text()
     )
 
 

@@ -13,6 +13,7 @@ the share of the unavoidable part in it.
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def rows() -> Sequence[Row]:
     found = [row for clients in CLIENTS for row in _rows(clients, rounds[clients], limits[clients])]
     every = [each.challenges for each in rounds[16]]
     found.append(_row("challenges, 16 clients", "1/s", every))
-    alone = sorted(each.quantile(0.5) / 1e3 for each in rounds[1])[len(rounds[1]) // 2]
+    alone = statistics.median(1 / each.rate for each in rounds[1][1:])
     return [*found, *_shares(rooms, alone, limits[1][-1])]
 
 
@@ -76,8 +77,8 @@ def _rows(clients: int, rounds: Sequence[Round], limits: Sequence[dict[str, floa
             f"{name}: p50",
             "ms",
             [each.quantile(0.5) for each in rounds],
-            # With all clients served at once by one core, the limit's median waits for half.
-            [1e3 * seconds * (clients + 1) / 2 for seconds in floor],
+            # Each client waits for one release of every other (Little's law).
+            [1e3 * seconds * clients for seconds in floor],
         ),
         _row(f"{name}: p99", "ms", [each.quantile(0.99) for each in rounds]),
     ]
@@ -109,10 +110,10 @@ def _shares(rooms: dict[str, float], alone: float, floor: dict[str, float]) -> l
 
     Args:
         rooms: seconds in process.
-        alone: seconds of a release over HTTP.
+        alone: mean seconds of a release over HTTP.
         floor: seconds of the limit's parts, each release a group of its own.
     """
-    seconds = {_HTTP: max(alone - rooms[TOTAL], 1e-6)}
+    seconds = {_HTTP: max(alone - rooms[TOTAL], 0.0)}  # 0 where it is less than the noise
     seconds |= {room: rooms[room] for room in (DECODE, *TIMED, REST)}
     whole = sum(seconds.values())
     found = []

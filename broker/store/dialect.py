@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,7 +19,6 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from broker.errors import BrokerError, Code
-from broker.store.inline import InlineConnection
 
 WRITE: Final = "ostiary_write"
 """Execution option of a connection whose transaction will write."""
@@ -89,11 +89,14 @@ def _sqlite(path: Path, *, create: bool) -> AsyncEngine:
     uri = f"{path.absolute().as_uri()}?mode=rw"
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path.absolute())),
-        async_creator=lambda: InlineConnection(uri),
+        async_creator=lambda: aiosqlite.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False
+        ),
         hide_parameters=True,
         pool_size=4,
         max_overflow=4,
         pool_timeout=BUSY_SECONDS,
+        pool_use_lifo=True,  # the page cache of the one used last is the freshest
     )
     event.listen(engine.sync_engine, "connect", _on_connect)
     event.listen(engine.sync_engine, "begin", _on_begin)

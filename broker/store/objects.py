@@ -12,17 +12,21 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, final
 
 from broker.errors import BrokerError, Code
+from broker.store.batch import Batcher
 
 CHUNK: Final = 1 << 20
 """Bytes that are read at once, 1 MiB."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BATCH: Final = 64
+_KNOWN: Final = 1024
+"""Digests of small objects that are remembered as durable."""
 _NAMES: Final = "sha256"
 _TEMPORARY: Final = "tmp"
 
@@ -82,10 +86,12 @@ class Incoming:
 class Objects:
     """The object folder at `root`, which is made if it is missing."""
 
-    __slots__ = ("_root",)
+    __slots__ = ("_durable", "_root", "_writer")
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._durable: set[bytes] = set()
+        self._writer: Batcher[Mapping[bytes, bytes], None] = Batcher(self._write_all, limit=_BATCH)
         with _translated():
             for folder in (_NAMES, _TEMPORARY):
                 (root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -144,7 +150,7 @@ class Objects:
         return (await self.put_all((data,)))[0]
 
     async def put_all(self, data: Sequence[bytes]) -> tuple[bytes, ...]:
-        """Store small objects whole, in one visit to another thread; return their SHA-256.
+        """Store small objects whole, together with others that wait; return their SHA-256.
 
         Each goes the way of `incoming` and `keep`. A crash leaves some of them stored, none in
         part; their writer had no answer, and writes them again.
@@ -153,26 +159,41 @@ class Objects:
             BrokerError: `database_unavailable`.
         """
         digests = tuple(hashlib.sha256(each).digest() for each in data)
-        missing = [
-            each
+        missing = {
+            digest: each
             for digest, each in zip(digests, data, strict=True)
-            if not self.path(digest).is_file()
-        ]
+            if digest not in self._durable or not self.path(digest).is_file()
+        }
         if missing:
-            with _translated():
-                await asyncio.to_thread(self._put_all, missing)
+            await self._writer.submit(missing)
+            if len(self._durable) > _KNOWN:
+                self._durable.clear()
+            self._durable.update(missing)
         return digests
 
-    def _put_all(self, data: Sequence[bytes]) -> None:
-        for each in data:
-            path = self._root / _TEMPORARY / secrets.token_hex(16)
-            file = _create(path)
-            try:
-                incoming = Incoming(file, path, len(each))
-                incoming.add(each)
-                self._keep(incoming)
-            finally:
-                _discard(file, path)
+    async def _write_all(self, batch: Sequence[Mapping[bytes, bytes]]) -> Sequence[None]:
+        every = {digest: each for data in batch for digest, each in data.items()}
+        with _translated():
+            await asyncio.to_thread(self._put_all, every)
+        return [None] * len(batch)
+
+    def _put_all(self, data: Mapping[bytes, bytes]) -> None:
+        for digest, each in data.items():
+            if self.path(digest).is_file():
+                # Somebody else may have named it just now, and not made the name durable yet.
+                _sync_folder(self.path(digest).parent)
+            else:
+                self._put(each)
+
+    def _put(self, data: bytes) -> None:
+        path = self._root / _TEMPORARY / secrets.token_hex(16)
+        file = _create(path)
+        try:
+            incoming = Incoming(file, path, len(data))
+            incoming.add(data)
+            self._keep(incoming)
+        finally:
+            _discard(file, path)
 
     async def get(self, digest: bytes, *, limit: int) -> bytes:
         """Return a small object whole, compared with its name.
@@ -221,6 +242,10 @@ class Objects:
                 yield piece
         finally:
             await asyncio.to_thread(file.close)
+
+    async def aclose(self) -> None:
+        """Take no more small objects, and finish those that were taken."""
+        await self._writer.aclose()
 
     def sweep(self, older_than: float) -> int:
         """Remove what crashes left in `tmp` before `older_than` (unix seconds); return how many."""

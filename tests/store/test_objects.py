@@ -127,3 +127,39 @@ def test_sweep_removes_only_what_is_old(tmp_path: Path) -> None:
 
     assert objects.sweep(older_than=2000) == 1
     assert files(tmp_path) == [fresh]
+
+
+@in_loop
+async def test_small_objects_of_many_callers_go_in_together(tmp_path: Path) -> None:
+    """Every caller gets its digests in its order; equal bytes are one object."""
+    objects = Objects(tmp_path)
+    shared = b"collateral that all of them name"
+    wanted = [(f"evidence {n}".encode(), shared, f"result {n}".encode()) for n in range(20)]
+    found = await asyncio.gather(*(objects.put_all(each) for each in wanted))
+    await objects.aclose()
+
+    assert found == [tuple(hashlib.sha256(raw).digest() for raw in each) for each in wanted]
+    assert sorted(path.read_bytes() for path in files(tmp_path)) == sorted(
+        {raw for each in wanted for raw in each}
+    )
+
+
+@in_loop
+async def test_name_that_somebody_else_just_gave_is_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object that lies there already has its folder synced, once, before its writer goes on."""
+    await Objects(tmp_path).put(b"bytes")
+    objects, synced = Objects(tmp_path), 0
+
+    def sync(descriptor: int) -> None:
+        nonlocal synced
+        synced += 1
+        real(descriptor)
+
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", sync)
+    await objects.put(b"bytes")
+    await objects.put(b"bytes")
+
+    assert synced == 1

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, final
 
+from verifier.cache import Cache
 from verifier.collateral import Found
 from verifier.collateral.certificate_table import VCEK, VLEK, find
 from verifier.errors import Reason, VerifierError
@@ -33,10 +34,14 @@ _Stamp = tuple[int, int, int]
 @final
 @dataclass(slots=True)
 class FolderSource:
-    """One folder. `_tdx` remembers what was parsed, by file and its inode, size and mtime."""
+    """One folder. `_tdx` remembers what was parsed, by file and its inode, size and mtime.
+
+    `_fmspcs` remembers what PCK chains said, unverified as they are here.
+    """
 
     root: Path
     _tdx: dict[Path, tuple[_Stamp, str, Found]] = field(default_factory=dict)
+    _fmspcs: Cache = field(default_factory=Cache)
 
     def find(self, kind: Literal["tdx", "snp"], cpu: bytes, handed_over: bytes) -> Found:
         """Return the endorsements in this folder for the platform of this evidence.
@@ -47,8 +52,12 @@ class FolderSource:
         return self._find_tdx(cpu) if kind == "tdx" else self._find_snp(cpu, handed_over)
 
     def _find_tdx(self, cpu: bytes) -> Found:
-        claims = pck.read_claims(quote.parse(cpu).cert_data)
-        wanted = str(claims["fmspc"]).lower()
+        chain = quote.parse(cpu).cert_data
+        wanted = self._fmspcs.recall(
+            str,
+            hashlib.sha256(chain).digest(),
+            lambda: str(pck.read_claims(chain)["fmspc"]).lower(),
+        )
         seen = []
         for path in sorted((self.root / "tdx").glob("*.json")):
             fmspc, found = self._tdx_file(path)
@@ -61,7 +70,12 @@ class FolderSource:
         )
 
     def _tdx_file(self, path: Path) -> tuple[str, Found]:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise VerifierError(
+                Reason.COLLATERAL_MISSING, f"{path.name}: {error.strerror}"
+            ) from error
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         known = self._tdx.get(path)
         if known is not None and known[0] == stamp:

@@ -125,7 +125,7 @@ async def count_live(
 
 
 @lru_cache(maxsize=16)
-def _counting(refs: int) -> sa.Select[tuple[int]]:
+def _counting(refs: int) -> sa.Select[int]:
     """Return the statement for so many key versions; it takes longer to make than to run."""
     holds = [
         sa.and_(
