@@ -32,7 +32,15 @@ def load(settings: Settings, home: Path) -> Anchors:
     """
     if not settings.simulated:
         return PINNED
-    path = home / settings.simulated_roots
+    return read_roots(home / settings.simulated_roots)
+
+
+def read_roots(path: Path) -> Anchors:
+    """Return the real roots and a simulator's, from its file.
+
+    Raises:
+        BrokerError: `settings_invalid`.
+    """
     try:
         roots = msgspec.json.decode(path.read_bytes(), type=SimulatedRoots)
         return PINNED.with_simulated(

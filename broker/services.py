@@ -19,6 +19,7 @@ from typing import Final, final
 
 from broker import clock, roots
 from broker.audit import Audit
+from broker.endorsements import open_endorsements
 from broker.errors import BrokerError, Code
 from broker.hsm.client import HsmClient
 from broker.hsm.protocol import Info
@@ -38,7 +39,6 @@ from broker.store.database import Store, open_store
 from broker.store.objects import Objects
 from broker.tenants.service import TenantService
 from verifier.cache import Cache
-from verifier.collateral.folder import FolderSource
 
 WORKER_STOP_SECONDS: Final = 10
 
@@ -97,19 +97,22 @@ async def open_services(
         stack.push_async_callback(sequencer.aclose)
         await sequencer.recover()
         objects = Objects(home / settings.objects)
+        stack.push_async_callback(objects.aclose)
         audit = Audit(store, now)
         stack.push_async_callback(audit.aclose)
         await stack.enter_async_context(Maintenance(store, audit, objects, now).running())
+        cache = Cache()
+        endorsements = open_endorsements(home, settings, anchors, cache, now)
         releases = ReleaseFlow(
             store=store,
             sequencer=sequencer,
             hsm=hsm,
             keyring=Keyring(hsm, time.monotonic),
-            collateral=FolderSource(home / settings.collateral),
+            collateral=await stack.enter_async_context(endorsements),
             objects=objects,
             audit=audit,
             anchors=anchors,
-            cache=Cache(),
+            cache=cache,
             clock=now,
             broker=hashlib.sha256(info.broker_key).digest(),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Annotated, Final, Literal, final
 
 import msgspec
 
@@ -28,6 +28,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the socket of a worker that another user runs. `database` is an SQLAlchemy URL, empty for
     SQLite in the home. `dangerously_trust_simulated_hardware` must hold `CONFIRMATION` and
     `simulated_roots` a file of the simulator's root digests, in demo mode only.
+
+    `collateral_fetch` lets the broker ask the vendors' services for endorsements that neither
+    folder nor store has: `intel_pcs` (a PCS or PCCS), `intel_root_crl` (empty: Intel's own, or the
+    PCCS's), `amd_kds` with at most `amd_kds_per_minute` requests, and for VCEKs before that
+    `azure_imds` and `azure_cache` if they are set. `collateral_update` is Intel's "standard" or
+    "early" set; `collateral_ca` a PEM file of authorities in the place of the public ones.
     """
 
     mode: Literal["demo", "production"] = "production"
@@ -35,6 +41,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 8420
     database: str = ""
     collateral: str = "collateral"
+    collateral_fetch: bool = False
+    collateral_update: Literal["standard", "early"] = "standard"
+    collateral_ca: str = ""
+    intel_pcs: str = "https://api.trustedservices.intel.com"
+    intel_root_crl: str = ""
+    amd_kds: str = "https://kdsintf.amd.com"
+    amd_kds_per_minute: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 6
+    azure_imds: str = ""
+    azure_cache: str = ""
     objects: str = "objects"
     hsm_socket: str = ""
     hsm_module: str = ""

@@ -20,6 +20,7 @@ _NOUNS = {
     "model": ("ostiary.cli.vendor", "seal a model and hand it in"),
     "key": ("ostiary.cli.vendor", "keys and their states"),
     "policy": ("ostiary.cli.vendor", "write, check, sign and push release policies"),
+    "collateral": ("ostiary.cli.collateral", "fetch, carry and look at vendors' endorsements"),
     "log": ("ostiary.cli.log", "take receipts home and check them offline"),
     "simulator": ("ostiary.cli.simulator", "SIMULATED hardware for demo and tests; proves nothing"),
 }
@@ -36,9 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"no such command: {noun}; see ostiary --help", 2)
     parser = argparse.ArgumentParser(prog="ostiary")
     subparsers = parser.add_subparsers(dest="noun", required=True)
-    module = importlib.import_module(_NOUNS[noun][0])
+    try:
+        module = importlib.import_module(_NOUNS[noun][0])
+    except ModuleNotFoundError as error:
+        return fail(f"{error.name} is not installed here; ostiary {noun} needs it", 2)
     module.add_parser(subparsers)
-    args = parser.parse_args(given)
+    try:
+        args = parser.parse_args(given)
+    except SystemExit as stop:  # argparse's way to say that it has said everything
+        return stop.code if isinstance(stop.code, int) else 2
     status: int = args.run(args)
     return status
 

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     TRAILING_DATA = "trailing_data"
     # Collateral and chains.
     COLLATERAL_MISSING = "collateral_missing"
+    COLLATERAL_UNAVAILABLE = "collateral_unavailable"
     COLLATERAL_MALFORMED = "collateral_malformed"
     COLLATERAL_SIGNATURE = "collateral_signature"
     COLLATERAL_EXPIRED = "collateral_expired"
@@ -68,6 +69,19 @@ class Reason(StrEnum):
     GPU_EVIDENCE_MISSING = "gpu_evidence_missing"
     GPU_UNSUPPORTED = "gpu_unsupported"
     SIMULATED = "simulated"
+    # TPM quotes and event logs.
+    SIGNATURE_MISSING = "signature_missing"
+    NONCE_MISSING = "nonce_missing"
+    NONCE_MISMATCH = "nonce_mismatch"
+    HASH_NOT_ALLOWED = "hash_not_allowed"
+    PCR_MISSING = "pcr_missing"
+    PCR_NOT_ALLOWED = "pcr_not_allowed"
+    PCR_DIGEST_MISMATCH = "pcr_digest_mismatch"
+    AK_REFUSED = "ak_refused"
+    AK_NOT_CERTIFIED = "ak_not_certified"
+    EVENT_LOG_MISSING = "event_log_missing"
+    EVENT_LOG_MISMATCH = "event_log_mismatch"
+    EVENT_LOG_REFUSED = "event_log_refused"
     # Signed documents and the log.
     DOCUMENT_SIGNATURE = "document_signature"
     LOG_PROOF = "log_proof"

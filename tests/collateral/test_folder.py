@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 
 import pytest
 from hypothesis import given
@@ -81,3 +82,74 @@ def test_a_certificate_table_of_any_bytes_is_read_or_refused(table):
         return
 
     assert found == b"" or found in table
+
+
+ROW = struct.Struct("<16sII")
+END = bytes(24)
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (bytes(certificate_table.MAX_TABLE + 1), Reason.TOO_LARGE),
+        (ROW.pack(certificate_table.VCEK, 48, 1), Reason.MALFORMED),
+        (ROW.pack(bytes(15) + b"\1", 0, 0), Reason.MALFORMED),
+        (ROW.pack(bytes(15) + b"\1", 0, 0) * 17 + END, Reason.MALFORMED),
+        (ROW.pack(certificate_table.VCEK, 0xFFFFFFFF, 0xFFFFFFFF) + END, Reason.MALFORMED),
+    ],
+)
+def test_certificate_tables_that_lie(table, reason):
+    """Sizes, offsets and ends are checked before anything is cut out."""
+    with pytest.raises(VerifierError) as caught:
+        certificate_table.find(table, certificate_table.VCEK)
+
+    assert caught.value.reason is reason
+
+
+def test_a_certificate_table_is_searched_to_its_end():
+    """An entry behind others is found; where it is not, there is nothing."""
+    rows = ROW.pack(bytes(15) + b"\1", 0, 0) + ROW.pack(certificate_table.VCEK, 72, 3) + END
+
+    assert certificate_table.find(rows + b"abc", certificate_table.VCEK) == b"abc"
+    assert certificate_table.find(rows + b"abc", certificate_table.VLEK) == b""
+
+
+def test_an_unchanged_file_is_read_once(folder):
+    """The same object comes back."""
+    source = FolderSource(folder)
+    first = source.find("tdx", vendors.good_quote(), b"")
+
+    assert source.find("tdx", vendors.good_quote(), b"") is first
+
+
+def test_other_families_are_told(folder):
+    """The refusal says what is there."""
+    path = folder / "tdx" / "a.json"
+    path.write_text(path.read_text().replace("b0c06f5a0000", "b0c06f5a0001"))
+    with pytest.raises(VerifierError, match="b0c06f5a0001"):
+        FolderSource(folder).find("tdx", vendors.good_quote(), b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"tcb_info":"{}"}', Reason.COLLATERAL_MALFORMED),
+        (" " * ((4 << 20) + 1), Reason.TOO_LARGE),
+    ],
+)
+def test_files_that_are_no_collateral(folder, text, reason):
+    """A bad file is an error, not a file that is passed by."""
+    (folder / "tdx" / "a.json").write_text(text)
+    with pytest.raises(VerifierError) as caught:
+        FolderSource(folder).find("tdx", vendors.good_quote(), b"")
+
+    assert caught.value.reason is reason
+
+
+def test_a_file_that_cannot_be_looked_at(folder):
+    """A dangling link is missing collateral."""
+    (folder / "tdx" / "0.json").symlink_to(folder / "nowhere")
+    with pytest.raises(VerifierError) as caught:
+        FolderSource(folder).find("tdx", vendors.good_quote(), b"")
+
+    assert caught.value.reason is Reason.COLLATERAL_MISSING

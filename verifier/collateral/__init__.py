@@ -1,8 +1,10 @@
 """Collateral: vendors' endorsements as bytes, not yet believed. The verifier's only I/O.
 
-Guarantees: a source returns bytes for one platform or raises; it never judges and never invents.
-This version has one source, a folder (`folder.py`); fetchers of the vendors' services come behind
-the same Protocol.
+Guarantees: a source returns bytes for one platform or raises; it never judges evidence and never
+invents. Read on in this order: `parts` (what a part is), `vet` (who signed it, its dates), `store`
+(kept on disk), `intel`, `amd`, `azure` (where parts come from, over `web`), `sources` (what a
+broker asks), `bundle` (across an air gap). Only `web`, `flight` and `sources` know asyncio, and
+only `web` knows the network.
 """
 
 from __future__ import annotations
@@ -27,10 +29,22 @@ class Found:
     raw: bytes
 
 
+class LocalSource(Protocol):
+    """Endorsements that are at hand without waiting."""
+
+    def find(self, kind: Literal["tdx", "snp"], cpu: bytes, handed_over: bytes) -> Found:
+        """Return the endorsements for the platform that made this evidence.
+
+        Raises:
+            VerifierError: `collateral_missing`, or `malformed` evidence.
+        """
+        ...
+
+
 class CollateralSource(Protocol):
     """Where a broker gets endorsements from."""
 
-    def find(self, kind: Literal["tdx", "snp"], cpu: bytes, handed_over: bytes) -> Found:
+    async def find(self, kind: Literal["tdx", "snp"], cpu: bytes, handed_over: bytes) -> Found:
         """Return the endorsements for the platform that made this evidence.
 
         Args:
@@ -39,6 +53,7 @@ class CollateralSource(Protocol):
             handed_over: the certificate table that came with an SNP report; may be empty.
 
         Raises:
-            VerifierError: `collateral_missing`, or `malformed` evidence.
+            VerifierError: `collateral_missing`, `collateral_unavailable`, `collateral_expired`, or
+                `malformed` evidence.
         """
         ...
