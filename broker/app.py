@@ -13,11 +13,13 @@ from typing import Final
 from litestar import Litestar, Response, get
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Tag
 
 from broker.errors import BrokerError
 from broker.http import log, models, problems, releases, tenants
 from broker.http.context import Req, authenticator, services
+from broker.http.docs_page import DocsPage, docs_router
 from broker.http.tenants import answer
 from broker.log.signer import in_our_words
 from broker.services import Services
@@ -25,6 +27,14 @@ from verifier.wire.canonical import MAX_MESSAGE
 
 VERSION: Final = "0.1.0"
 DOCS: Final = "/schema"
+WHO: Final = {
+    "workload": "A runtime inside a confidential VM. No caller: its evidence speaks for it.",
+    "registry": "A runtime, by a token of its instance key while its lease lives, or a signer.",
+    "vendor": "A signer of the tenant, by a token for the one request.",
+    "auditor": "A signer of the tenant: what is taken home and checked without this broker.",
+    "operator": "Anybody who can reach the broker.",
+}
+"""Tags of routes, and who calls them."""
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
@@ -70,8 +80,10 @@ def make_app(open_services: OpenServices) -> Litestar:
             title="Ostiary broker",
             version=VERSION,
             description="Releases keys only to attested workloads, and logs every release.",
-            path=DOCS,
-            render_plugins=[JsonRenderPlugin(), SwaggerRenderPlugin()],
+            tags=[Tag(name=name, description=text) for name, text in WHO.items()],
+            use_handler_docstrings=True,
+            openapi_router=docs_router(DOCS),
+            render_plugins=[JsonRenderPlugin(), DocsPage()],
         ),
         exception_handlers={
             BrokerError: problems.on_broker_error,

@@ -1,8 +1,8 @@
 """Speaks HTTP to a broker: challenges, releases, renewals, and the registry of sealed files.
 
-Guarantees: bounded answers, bounded waits, retries only where asking twice does no harm (a
-challenge, a ranged read; never a release, whose challenge is spent by the first try). Believes
-nothing it hears: `exchange.py` checks every answer.
+Guarantees: bounded answers (as sent: compressed ones are refused), bounded waits, retries only
+where asking twice does no harm (a challenge, a ranged read; never a release, whose challenge is
+spent by the first try). Believes nothing it hears: `exchange.py` checks every answer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, Self, final
 
 import httpx
 import jwt
+import msgspec
 import tenacity
 
 from inference_runtime import clock
@@ -27,6 +28,16 @@ from verifier.wire.canonical import Hex
 JSON: Final = "application/json"
 _MAX_ANSWER: Final = 4 << 20
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+_ANSWER_SECONDS: Final = 120.0
+"""A whole answer takes no longer, however slowly its bytes come."""
+_RETRY_SECONDS: Final = 20.0
+_MAX_PORT: Final = 65535
+_TOO_MANY: Final = 429
+_BROKEN: Final = 500
+_ASK_AGAIN: Final = frozenset(
+    {"challenge_unknown", "challenge_expired", "challenge_spent", "permit_spent", "state_moved"}
+)
+"""Codes of the broker that are about this exchange only: it restarted, or a policy changed."""
 _TOKEN_SECONDS: Final = 120
 
 
@@ -36,10 +47,26 @@ def _may_help(error: BaseException) -> bool:
 
 _again = tenacity.retry(
     retry=tenacity.retry_if_exception(_may_help),
-    stop=tenacity.stop_after_attempt(5),
-    wait=tenacity.wait_exponential_jitter(initial=0.1, max=3),
+    stop=tenacity.stop_after_attempt(5) | tenacity.stop_after_delay(_RETRY_SECONDS),
+    wait=tenacity.wait_exponential(multiplier=0.1, max=3) + tenacity.wait_random(0, 0.1),
     reraise=True,
 )
+
+
+def is_address(url: str) -> bool:
+    """Tell whether this is an http or https URL with a host and a possible port."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    port = 1 if parsed.port is None else parsed.port
+    host = parsed.host
+    return (
+        parsed.scheme in {"http", "https"}
+        and "%" not in host
+        and host != ""
+        and 0 < port <= _MAX_PORT
+    )
 
 
 @final
@@ -47,7 +74,22 @@ class BrokerClient:
     """One connection pool to one broker. Use it as a context manager."""
 
     def __init__(self, base_url: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=_TIMEOUT, transport=transport)
+        """Prepare to speak to `base_url`; nothing is sent yet.
+
+        Raises:
+            RuntimeFault: `broker_unavailable` if that is no address.
+        """
+        if not is_address(base_url):
+            raise RuntimeFault(
+                Fault.BROKER_UNAVAILABLE,
+                f"{base_url!r} is not the address of a broker, such as http://127.0.0.1:8420",
+            )
+        self._http = httpx.Client(
+            base_url=base_url,
+            timeout=_TIMEOUT,
+            transport=transport,
+            headers={"accept-encoding": "identity"},
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +124,7 @@ class BrokerClient:
         """Send a release request and return the signed answer, unchecked.
 
         Raises:
-            RuntimeFault: `broker_unavailable` or `broker_refused`.
+            RuntimeFault: `broker_unavailable`, `broker_refused` or `broker_ask_again`.
         """
         return self._send("POST", "/v1/releases", body)
 
@@ -90,7 +132,7 @@ class BrokerClient:
         """Send a renewal and return the signed answer, unchecked.
 
         Raises:
-            RuntimeFault: `broker_unavailable` or `broker_refused`.
+            RuntimeFault: `broker_unavailable`, `broker_refused` or `broker_ask_again`.
         """
         return self._send("POST", "/v1/renewals", body)
 
@@ -119,9 +161,9 @@ class BrokerClient:
         try:
             answer = self._http.head(path, headers=dict(headers()))
         except httpx.HTTPError as error:
-            raise RuntimeFault(Fault.BROKER_UNAVAILABLE, f"HEAD {path}: {error}") from error
+            raise _unreachable("HEAD", path, error) from error
         if not answer.is_success:
-            raise RuntimeFault(Fault.BROKER_REFUSED, f"HEAD {path}: {answer.status_code}")
+            raise RuntimeFault(_fault(answer.status_code, b""), _problem("HEAD", path, answer, b""))
         length = answer.headers.get("content-length", "")
         if not (length.isascii() and length.isdecimal()):
             raise RuntimeFault(Fault.ANSWER_INVALID, f"HEAD {path}: no length")
@@ -143,24 +185,49 @@ class BrokerClient:
             with self._http.stream(method, path, content=body, headers=sent) as answer:
                 raw = _bounded(answer, limit)
         except httpx.HTTPError as error:
-            raise RuntimeFault(
-                Fault.BROKER_UNAVAILABLE, f"{method} {path}: {type(error).__name__}: {error}"
-            ) from error
-        if answer.status_code in {502, 503, 504}:
-            raise RuntimeFault(Fault.BROKER_UNAVAILABLE, _problem(method, path, answer, raw))
+            raise _unreachable(method, path, error) from error
         if answer.status_code not in {200, 201, 206}:
-            raise RuntimeFault(Fault.BROKER_REFUSED, _problem(method, path, answer, raw))
+            raise RuntimeFault(_fault(answer.status_code, raw), _problem(method, path, answer, raw))
         return raw
 
 
 def _bounded(answer: httpx.Response, limit: int) -> bytes:
-    pieces, size = [], 0
-    for piece in answer.iter_bytes():
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise RuntimeFault(Fault.ANSWER_INVALID, "a compressed answer, which was not asked for")
+    if not answer.is_success:
+        limit = _MAX_ANSWER  # a problem document may be longer than the range that was asked for
+    pieces, size, end = [], 0, clock.monotonic() + _ANSWER_SECONDS
+    for piece in answer.iter_raw():
         size += len(piece)
         if size > limit:
             raise RuntimeFault(Fault.ANSWER_INVALID, f"an answer of more than {limit} bytes")
+        if clock.monotonic() > end:
+            raise RuntimeFault(
+                Fault.BROKER_UNAVAILABLE, f"no whole answer in {_ANSWER_SECONDS:.0f} s"
+            )
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _unreachable(method: str, path: str, error: httpx.HTTPError) -> RuntimeFault:
+    return RuntimeFault(
+        Fault.BROKER_UNAVAILABLE, f"{method} {path}: {type(error).__name__}: {error}"
+    )
+
+
+def _fault(status: int, raw: bytes) -> Fault:
+    """Return what an answer that is no success means for whoever asked."""
+    if status >= _BROKEN or status == _TOO_MANY:
+        return Fault.BROKER_UNAVAILABLE
+    try:
+        again = msgspec.json.decode(raw, type=_Problem).code in _ASK_AGAIN
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        again = False
+    return Fault.BROKER_ASK_AGAIN if again else Fault.BROKER_REFUSED
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    code: str
 
 
 def _problem(method: str, path: str, answer: httpx.Response, raw: bytes) -> str:

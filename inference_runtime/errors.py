@@ -61,10 +61,15 @@ class Fault(StrEnum):
     """The broker cannot be reached or cannot answer now."""
     BROKER_REFUSED = "broker_refused"
     """The broker said no."""
+    BROKER_ASK_AGAIN = "broker_ask_again"
+    """This exchange is void, through nobody's fault; another one may succeed."""
     ANSWER_INVALID = "answer_invalid"
     """The broker's answer is not signed, not for this exchange, or not in its log."""
     LEASE_ENDED = "lease_ended"
     """The lease ran out or was not renewed."""
+    # Serving.
+    ADDRESS_UNAVAILABLE = "address_unavailable"
+    """The address to serve at cannot be bound."""
 
 
 class RuntimeFault(Exception):  # noqa: N818 - "runtime error" is taken and means something else

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 from inference_runtime.attester import ReportDevice
 from inference_runtime.errors import Fault, RuntimeFault
-from inference_runtime.sealed.secret import SecretKey
+from inference_runtime.sealed.secret import KEY_SIZE, SecretKey
 from verifier import dsse
 from verifier.errors import VerifierError
 from verifier.tlog.note import VerifierKey
@@ -235,10 +235,10 @@ def open_release(envelope: bytes, bound: Bound, identity: Identity, anchor: Anch
     _same(wanted, [(key.id, key.version) for key in answer.keys], "keys")
     logged = [(key.id, key.version, key.manifest) for key in entry.keys]
     _same(logged, [(key.id, key.version, key.manifest) for key in answer.keys], "logged keys")
-    _same({key.policy for key in entry.keys}, set(answer.policies), "policies")
+    _same(sorted({key.policy for key in entry.keys}), list(answer.policies), "policies")
     wrap_spki = messages.recipient(identity.recipients, messages.WRAP_RSA)
     _same(hashlib.sha256(wrap_spki).digest(), bytes(entry.recipient), "recipient")
-    deks = {KeyRef(key.id, key.version): _unwrap(identity.wrap, key) for key in answer.keys}
+    deks = _unwrap_all(identity.wrap, answer.keys)
     manifests = {KeyRef(key.id, key.version): bytes(key.manifest) for key in answer.keys}
     return Released(deks, manifests, answer.lease, answer)
 
@@ -252,8 +252,9 @@ def open_renewal(
         RuntimeFault: `answer_invalid`, naming what differs.
     """
     answer = _open(envelope, anchor, messages.RenewalAnswer)
-    _check_common(answer, bound, identity, anchor, leaf.RenewalLeaf)
+    entry = _check_common(answer, bound, identity, anchor, leaf.RenewalLeaf)
     _same(bound.lease, answer.lease.id, "lease")
+    _same(bound.keys, entry.keys, "logged keys")
     return answer.lease
 
 
@@ -276,7 +277,9 @@ def _check_common(
     challenge = Hex(hashlib.sha256(bound.challenge).digest())
     recipients = Hex(binding.recipients_digest(identity.recipients))
     try:
-        verify_receipt(answer.receipt.encode(), answer.leaf, anchor.origin, anchor.log_key)
+        verify_receipt(
+            answer.receipt.encode(errors="replace"), answer.leaf, anchor.origin, anchor.log_key
+        )
         entry = leaf.decode(answer.leaf)
     except VerifierError as error:
         raise RuntimeFault(Fault.ANSWER_INVALID, f"the answer's receipt: {error}") from error
@@ -301,11 +304,30 @@ def _same(expected: object, seen: object, what: str) -> None:
         raise RuntimeFault(Fault.ANSWER_INVALID, f"the answer is not for this exchange: {what}")
 
 
+def _unwrap_all(
+    private: rsa.RSAPrivateKey, keys: Sequence[messages.WrappedKey]
+) -> dict[KeyRef, SecretKey]:
+    """Return all DEKs, or none: what was opened before one that does not open is wiped."""
+    deks: dict[KeyRef, SecretKey] = {}
+    try:
+        for key in keys:
+            deks[KeyRef(key.id, key.version)] = _unwrap(private, key)
+    except RuntimeFault:
+        for dek in deks.values():
+            dek.wipe()
+        raise
+    return deks
+
+
 def _unwrap(private: rsa.RSAPrivateKey, key: messages.WrappedKey) -> SecretKey:
     digest = _OAEP[key.alg]
     scheme = padding.OAEP(mgf=padding.MGF1(digest), algorithm=digest, label=None)
     try:
         # `bytes` cannot be wiped; this copy is freed at once and the VM's memory is encrypted.
-        return SecretKey(bytearray(private.decrypt(key.wrapped, scheme)))
+        material = bytearray(private.decrypt(key.wrapped, scheme))
     except ValueError as error:
         raise RuntimeFault(Fault.ANSWER_INVALID, "the wrapped key does not open") from error
+    if len(material) != KEY_SIZE:
+        material[:] = bytes(len(material))
+        raise RuntimeFault(Fault.ANSWER_INVALID, "the wrapped key is not one of 32 bytes")
+    return SecretKey(material)

@@ -12,7 +12,6 @@ from typing import Final, final
 from urllib.parse import quote
 
 from inference_runtime.client import BrokerClient, lease_token
-from inference_runtime.errors import Fault, RuntimeFault
 from inference_runtime.exchange import Anchor, Identity
 from verifier.wire.messages import KeyRef
 
@@ -42,7 +41,8 @@ class Registry:
         """Return the size of a sealed file in bytes.
 
         Raises:
-            RuntimeFault: `sealed_missing` or a broker code.
+            RuntimeFault: `broker_unavailable`, `broker_refused` (no such file, or the lease is
+                over) or `answer_invalid`.
         """
         path = self._file(name)
         return self.client.size(path, lambda: self._headers("HEAD", path, {}))
@@ -51,15 +51,13 @@ class Registry:
         """Return up to `length` bytes of a sealed file from `offset` on.
 
         Raises:
-            RuntimeFault: `source_unavailable` or a broker code.
+            RuntimeFault: `broker_unavailable`, `broker_refused`, or `answer_invalid` if it sends
+                more than was asked for.
         """
         if length == 0:
             return b""
         span = {"range": f"bytes={offset}-{offset + length - 1}"}
-        piece = self._read(self._file(name), span, length)
-        if len(piece) > length:
-            raise RuntimeFault(Fault.SOURCE_UNAVAILABLE, f"{name}: more bytes than asked for")
-        return piece
+        return self._read(self._file(name), span, length)
 
     @property
     def _root(self) -> str:

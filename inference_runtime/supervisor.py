@@ -2,8 +2,9 @@
 
 Guarantees: the DEK lives in this process only, from the release until every file is open, and is
 wiped then; the engine gets sealed memfds and never a key; when the lease ends, is revoked or cannot
-be renewed in time, requests are cut and the engine is stopped. The lease is kept by measured code
-and a clock that the host may move: it is advisory by as much as that clock lies.
+be renewed in time, requests are cut and the engine is stopped, also while a renewal hangs. The
+lease is kept by measured code, and by wall clock and monotonic clock, whichever ends it first; the
+host may move both: it is advisory by as much as they lie.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import msgspec
 
@@ -23,7 +24,7 @@ from inference_runtime.client import BrokerClient
 from inference_runtime.engine.protocol import Engine, ModelFile
 from inference_runtime.errors import Fault, RuntimeFault
 from inference_runtime.front.app import Front
-from inference_runtime.front.server import serve_front
+from inference_runtime.front.server import FrontServer, serve_front
 from inference_runtime.front.state import NotServing, ServingState
 from inference_runtime.registry import Registry
 from inference_runtime.sealed.open import OpenedModel, open_model
@@ -33,6 +34,8 @@ from verifier.wire import messages
 from verifier.wire.messages import KeyRef
 
 RETRY_SECONDS: Final = 2.0
+MIN_WAIT_SECONDS: Final = 1.0
+"""Least time between renewals, whatever a lease says."""
 DRAIN_SECONDS: Final = 1.0
 _MANIFEST_FILE: Final = "manifest.json"
 
@@ -75,11 +78,22 @@ Watch = Callable[[Stage], None]
 
 
 @final
-@dataclass(slots=True)
-class Lifetime:
-    """Why and when the runtime stopped serving."""
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A lease as it is kept: `ends` is when it is over by the monotonic clock."""
 
-    reason: NotServing
+    lease: messages.Lease
+    ends: float
+
+    @classmethod
+    def of(cls, lease: messages.Lease) -> Term:
+        """Return the term of a lease that came in now."""
+        return cls(lease, clock.monotonic() + lease.not_after - clock.now())
+
+    @property
+    def over(self) -> bool:
+        """Whether one of the clocks says that the lease has ended."""
+        return clock.now() >= self.lease.not_after or clock.monotonic() >= self.ends
 
 
 @final
@@ -118,38 +132,61 @@ class Supervisor:
             RuntimeFault: it never came to serve.
             EngineError: the engine did not start.
         """
+        # 1. The door, which says "starting" to everybody; no lease is spent if it cannot be had.
+        front = Front(self.state)
+        config = self._config
+        try:
+            server = await serve_front(front, host=config.host, port=config.port)
+        except OSError as error:
+            raise RuntimeFault(
+                Fault.ADDRESS_UNAVAILABLE,
+                f"{config.host}:{config.port} cannot be bound ({error.strerror}); is something "
+                "else serving there?",
+            ) from error
+        self.port = server.port
+        try:
+            return await self._run(ready)
+        finally:
+            self.state.cut(NotServing.STOPPING)
+            # However often this is cancelled meanwhile, nothing is left behind.
+            closing = asyncio.create_task(self._close(front, server))
+            while not closing.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(closing)
+            closing.result()
+
+    async def _close(self, front: Front, server: FrontServer) -> None:
+        await front.drained(DRAIN_SECONDS)
+        await self._engine.stop()
+        await server.stop()
+
+    async def _run(self, ready: Callable[[exchange.Released], None] | None) -> NotServing:
         identity = await asyncio.to_thread(exchange.Identity.generate)
-        # 1-3. Challenge, evidence, release: nothing is decrypted before the answer is checked.
-        anchor, released = await self._release(identity)
-        # 4. Open every file into memory, then the key is gone.
+        # 2-4. Challenge, evidence, release: nothing is decrypted before the answer is checked.
+        anchor, released, term = await self._release(identity)
+        # 5. Open every file into memory, then the key is gone.
         with await self._open(identity, anchor, released) as opened:
-            # 5. The engine gets descriptors.
+            # 6. The engine gets descriptors.
             files = [ModelFile(name, file.fileno()) for name, file in opened.files.items()]
             async with self._stage("engine") as note:
                 address = await self._engine.start(files, alias=self._config.model.id)
                 note.append(f"pid {self._engine.pid}")
             digest = opened.trusted.digest.hex()
-        # 6. Serve until something ends it.
-        front = Front(self.state)
-        server = await serve_front(front, host=self._config.host, port=self._config.port)
-        self.port = server.port
-        try:
-            self.state.begin(model=self._config.model.id, model_digest=digest, engine=address)
-            self._watch(Stage("serving", f"http://{self._config.host}:{self.port}/v1", 0.0))
-            if ready is not None:
-                ready(released)
-            reason = await self._until_end(identity, anchor, released.lease)
-            self.state.cut(reason)
-            return reason
-        finally:
-            self.state.cut(NotServing.STOPPING)
-            await front.drained(DRAIN_SECONDS)
-            await self._engine.stop()
-            await server.stop()
+        # 7. Serve until something ends it, which may have happened while it was loaded.
+        if term.over:
+            self.state.cut(NotServing.LEASE_ENDED)
+            return NotServing.LEASE_ENDED
+        self.state.begin(model=self._config.model.id, model_digest=digest, engine=address)
+        self._watch(Stage("serving", f"http://{self._config.host}:{self.port}/v1", 0.0))
+        if ready is not None:
+            ready(released)
+        reason = await self._until_end(identity, anchor, term)
+        self.state.cut(reason)
+        return reason
 
     async def _release(
         self, identity: exchange.Identity
-    ) -> tuple[exchange.Anchor, exchange.Released]:
+    ) -> tuple[exchange.Anchor, exchange.Released, Term]:
         async with self._stage("evidence") as note:
             anchor, bound = await asyncio.to_thread(self._attest, identity, "release", "")
             note.append(f"{self._device.kind}, {len(bound.evidence.cpu)} bytes")
@@ -157,8 +194,9 @@ class Supervisor:
             body = exchange.release_request(bound, identity)
             envelope = await asyncio.to_thread(self._client.release, body)
             released = exchange.open_release(envelope, bound, identity, anchor)
+            term = Term.of(released.lease)
             note.append(f"lease {released.lease.id}")
-        return anchor, released
+        return anchor, released, term
 
     def _attest(
         self, identity: exchange.Identity, purpose: messages.Purpose, lease: str
@@ -222,41 +260,49 @@ class Supervisor:
         )
 
     async def _until_end(
-        self, identity: exchange.Identity, anchor: exchange.Anchor, lease: messages.Lease
+        self, identity: exchange.Identity, anchor: exchange.Anchor, term: Term
     ) -> NotServing:
         """Return when the engine has died or the lease is over."""
         died = asyncio.create_task(self._engine.wait_exit())
-        kept = asyncio.create_task(self._keep(identity, anchor, lease))
-        try:
-            await asyncio.wait({died, kept}, return_when=asyncio.FIRST_COMPLETED)
-            return kept.result() if kept.done() else NotServing.ENGINE_EXITED
-        finally:
-            for task in (died, kept):
-                task.cancel()
-            await asyncio.gather(died, kept, return_exceptions=True)
+        kept = asyncio.create_task(self._keep(identity, anchor, term))
+        if await _first(died, kept):
+            return NotServing.ENGINE_EXITED
+        return kept.result()
 
     async def _keep(
-        self, identity: exchange.Identity, anchor: exchange.Anchor, lease: messages.Lease
+        self, identity: exchange.Identity, anchor: exchange.Anchor, term: Term
     ) -> NotServing:
         """Renew the lease for as long as the broker lets us; return why it ended."""
-        wait_until = lease.renew_after
         while True:
-            await _sleep_until(min(wait_until, lease.not_after))
-            if clock.now() >= lease.not_after:
+            # A renewal that hangs does not prolong anything: the lease ends beside it.
+            over = asyncio.create_task(_until_over(term))
+            renewed = asyncio.create_task(self._renewed(identity, anchor, term.lease))
+            if not await _first(renewed, over):
                 return NotServing.LEASE_ENDED
+            outcome = renewed.result()
+            if isinstance(outcome, NotServing):
+                return outcome
+            term = outcome
+
+    async def _renewed(
+        self, identity: exchange.Identity, anchor: exchange.Anchor, lease: messages.Lease
+    ) -> Term | NotServing:
+        """Renew once it is time, again where that may help; return the new term or the end."""
+        wait = max(MIN_WAIT_SECONDS, lease.renew_after - clock.now())
+        while True:
+            await asyncio.sleep(wait)
             try:
-                lease = await self._renew(identity, anchor, lease)
-                wait_until = lease.renew_after
+                return Term.of(await self._renew(identity, anchor, lease))
             except RuntimeFault as fault:
                 if fault.code is Fault.BROKER_REFUSED:
                     self._watch(Stage("renewal refused", str(fault), 0.0))
                     return NotServing.LEASE_REVOKED
-                if fault.code is not Fault.BROKER_UNAVAILABLE:
+                if fault.code not in {Fault.BROKER_UNAVAILABLE, Fault.BROKER_ASK_AGAIN}:
                     self._watch(Stage("renewal failed", str(fault), 0.0))
                     return NotServing.RENEWAL_FAILED
                 # The broker may come back before the lease is over; nothing else is tried.
                 self._watch(Stage("renewal waits", str(fault), 0.0))
-                wait_until = clock.now() + int(RETRY_SECONDS)
+                wait = RETRY_SECONDS
 
     async def _renew(
         self, identity: exchange.Identity, anchor: exchange.Anchor, lease: messages.Lease
@@ -279,7 +325,20 @@ class Supervisor:
         self._watch(Stage(name, " ".join(note), clock.monotonic() - started))
 
 
-async def _sleep_until(when: int) -> None:
-    # Woken every second: the wall clock may be stepped, and a lease ends by the wall clock.
-    while clock.now() < when:  # noqa: ASYNC110 - nothing but the clock ends this wait
-        await asyncio.sleep(min(1.0, when - clock.now()))
+async def _until_over(term: Term) -> None:
+    # Woken every second: the wall clock may be stepped, and a lease ends by it too.
+    while not term.over:
+        left = min(term.lease.not_after - clock.now(), term.ends - clock.monotonic())
+        await asyncio.sleep(max(0.0, min(1.0, left)))
+
+
+async def _first(one: asyncio.Task[Any], other: asyncio.Task[Any]) -> bool:
+    """Wait for the first of two and end the other; tell whether `one` is done."""
+    try:
+        await asyncio.wait({one, other}, return_when=asyncio.FIRST_COMPLETED)
+        return one.done()
+    finally:
+        for task in (one, other):
+            task.cancel()
+        # Waited for, but not collected: a result that counts is asked for by whoever called.
+        await asyncio.wait({one, other})

@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, final
+from typing import Any, BinaryIO, Final, Self, TypeVar, final
 from urllib.parse import quote
 
 import httpx
 import jwt
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
+from inference_runtime.client import is_address
 from ostiary import clock
 from verifier import dsse
 from verifier.wire import canonical, messages
@@ -32,7 +34,10 @@ from verifier.wire.documents import GENESIS_TYPE, Genesis
 JSON: Final = "application/json"
 OCTETS: Final = "application/octet-stream"
 CHUNK: Final = 1 << 20
+MAX_ANSWER: Final = 256 << 20
+"""Most bytes of an answer: a page of 256 of the largest leaves, in base64."""
 TOKEN_SECONDS: Final = 240
+IMPORT_KEY_BITS: Final = 4096
 
 
 class ClientError(Exception):
@@ -78,8 +83,12 @@ def load_key(path: Path) -> ed25519.Ed25519PrivateKey:
         if path.stat().st_mode & 0o077:
             raise ClientError("key_file", f"{path} can be read by others; run chmod 600 {path}")
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise ClientError("key_file", f"{path}: not a readable private key") from error
+    except OSError as error:
+        raise ClientError(
+            "key_file", f"{path}: {error.strerror}; ostiary vendor keygen makes a key"
+        ) from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ClientError("key_file", f"{path}: not a private key in PEM") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise ClientError("key_file", f"{path}: not an Ed25519 key")
     return key
@@ -102,9 +111,12 @@ def wrap_dek(spki: bytes, pinned: bytes, dek: memoryview) -> bytes:
             f"the broker offers import key {hashlib.sha256(spki).hexdigest()}, pinned is "
             f"{pinned.hex()}: confirm the new digest with the operator before you pin it",
         )
-    key = serialization.load_der_public_key(spki)
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise ClientError("import_key_unpinned", "the pinned import key is not RSA")
+    try:
+        key = serialization.load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ClientError("import_key_unpinned", "the pinned import key is no key") from error
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size != IMPORT_KEY_BITS:
+        raise ClientError("import_key_unpinned", "the pinned import key is not RSA-4096")
     # SoftHSM 2.6.1 knows OAEP with SHA-1 only; OAEP does not rest on its collision resistance.
     digest = hashes.SHA1()  # noqa: S303 - see above
     scheme = padding.OAEP(mgf=padding.MGF1(digest), algorithm=digest, label=None)
@@ -123,11 +135,24 @@ class TenantClient:
         *,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """Prepare to call `base_url`; nothing is sent yet.
+
+        Raises:
+            ClientError: `unreachable` if that is no address.
+        """
+        if not is_address(base_url):
+            raise ClientError(
+                "unreachable",
+                f"{base_url!r} is not the address of a broker, such as http://127.0.0.1:8420",
+            )
         self.tenant = tenant
         self._key = key
         self._key_id = dsse.key_id(dsse.spki(key.public_key()))
         self._http = httpx.Client(
-            base_url=base_url, timeout=httpx.Timeout(60.0, connect=5.0), transport=transport
+            base_url=base_url,
+            timeout=httpx.Timeout(60.0, connect=5.0),
+            transport=transport,
+            headers={"accept-encoding": "identity"},
         )
         self._root = f"/v1/tenants/{tenant.genesis.tenant}"
 
@@ -144,11 +169,11 @@ class TenantClient:
 
     def create_import_key(self) -> bytes:
         """Have a new import key made and return its SPKI (DER)."""
-        return msgspec.json.decode(self._call("POST", "/import-keys"), type=_ImportKey).spki_bytes()
+        return _read(self._call("POST", "/import-keys"), _ImportKey).spki_bytes()
 
     def import_keys(self) -> list[bytes]:
         """Return the SPKIs (DER) of the import keys that live."""
-        answer = msgspec.json.decode(self._call("GET", "/import-keys"), type=list[_ImportKey])
+        answer = _read(self._call("GET", "/import-keys"), list[_ImportKey])
         return [entry.spki_bytes() for entry in answer]
 
     def push_key(self, statement: bytes, ciphertext: bytes) -> None:
@@ -177,22 +202,22 @@ class TenantClient:
         source: Path,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Upload one sealed file, streamed; `progress` is told how many more bytes went."""
-        digest = hashlib.sha256()
-        with source.open("rb") as file:
-            while piece := file.read(CHUNK):
-                digest.update(piece)
+        """Upload one sealed file, streamed; `progress` is told how many more bytes went.
 
-        def pieces() -> Iterator[bytes]:
-            with source.open("rb") as file:
-                while piece := file.read(CHUNK):
-                    yield piece
-                    if progress is not None:
-                        progress(len(piece))
-
+        Raises:
+            ClientError: the broker's refusal, or `file`.
+        """
         target = f"/models/{model}/{version}/files/{quote(path)}"
-        size = source.stat().st_size
-        self._call("PUT", target, pieces(), sha256=digest.hexdigest(), media=OCTETS, size=size)
+        try:
+            # One open file for both readings: the digest is of what is sent, or the broker refuses.
+            with source.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+                file.seek(0)
+                pieces = _pieces(file, size, progress)
+                self._call("PUT", target, pieces, sha256=digest, media=OCTETS, size=size)
+        except OSError as error:
+            raise ClientError("file", f"{source}: {error.strerror}") from error
 
     def checkpoint(self) -> bytes:
         """Return the newest signed checkpoint of the tenant's log (a C2SP note)."""
@@ -201,7 +226,7 @@ class TenantClient:
     def leaves(self, start: int = 0, limit: int = 256) -> list[bytes]:
         """Return leaves of the log as they stand in it."""
         raw = self._call("GET", f"/log/leaves?start={start}&limit={limit}")
-        return [canonical.b64decode(text) for text in msgspec.json.decode(raw, type=list[str])]
+        return [canonical.b64decode(text) for text in _read(raw, list[str])]
 
     def receipt(self, index: int) -> bytes:
         """Return a receipt (C2SP tlog-proof) for the leaf at `index`."""
@@ -211,17 +236,21 @@ class TenantClient:
         """Return a consistency proof between two sizes, one base64 hash a line."""
         return self._call("GET", f"/log/consistency?old={old}&new={new}")
 
-    def state(self) -> Any:  # noqa: ANN401 - JSON for people
+    def state(self) -> dict[str, Any]:
         """Return keys, epoch and state digest as the broker sees them."""
-        return msgspec.json.decode(self._call("GET", "/state"))
+        return _read(self._call("GET", "/state"), dict[str, Any])
 
-    def leases(self) -> Any:  # noqa: ANN401 - JSON for people
+    def epoch(self) -> int:
+        """Return the state epoch, which orders are given from."""
+        return _read(self._call("GET", "/state"), _State).epoch
+
+    def leases(self) -> list[dict[str, Any]]:
         """Return the tenant's leases."""
-        return msgspec.json.decode(self._call("GET", "/leases"))
+        return _read(self._call("GET", "/leases"), list[dict[str, Any]])
 
-    def audit(self, limit: int = 50) -> Any:  # noqa: ANN401 - JSON for people
+    def audit(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return the newest audit records, denials with all their reasons among them."""
-        return msgspec.json.decode(self._call("GET", f"/audit?limit={limit}"))
+        return _read(self._call("GET", f"/audit?limit={limit}"), list[dict[str, Any]])
 
     def _call(
         self,
@@ -242,14 +271,15 @@ class TenantClient:
         if size is not None:
             headers["content-length"] = str(size)
         try:
-            answer = self._http.request(method, target, content=body or None, headers=headers)
+            with self._http.stream(method, target, content=body or None, headers=headers) as answer:
+                raw = _bounded(answer)
         except httpx.HTTPError as error:
             raise ClientError(
                 "unreachable", f"{method} {target}: {type(error).__name__}: is the broker running?"
             ) from error
         if answer.is_success:
-            return answer.content
-        raise _refused(method, target, answer)
+            return raw
+        raise _refused(method, target, answer, raw)
 
     def _token(self, method: str, target: str, sha256: str) -> str:
         now = clock.now()
@@ -277,11 +307,54 @@ class _ImportKey(msgspec.Struct, frozen=True):
         return canonical.b64decode(self.spki)
 
 
-def _refused(method: str, target: str, answer: httpx.Response) -> ClientError:
+class _State(msgspec.Struct, frozen=True):
+    epoch: int
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    code: str = "http"
+    title: str = ""
+
+
+T = TypeVar("T")
+
+
+def _read(raw: bytes, kind: type[T]) -> T:
+    """Return what a broker said in JSON, or `answer_invalid`."""
     try:
-        problem = msgspec.json.decode(answer.content, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        problem = {}
-    code = str(problem.get("code", "http"))
-    title = problem.get("title", answer.reason_phrase)
-    return ClientError(code, f"{method} {target}: {answer.status_code} {code}: {title}")
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ClientError("answer_invalid", f"the broker's answer: {error}") from error
+
+
+def _pieces(file: BinaryIO, size: int, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+    while size and (piece := file.read(min(CHUNK, size))):
+        size -= len(piece)
+        yield piece
+        if progress is not None:
+            progress(len(piece))
+
+
+def _bounded(answer: httpx.Response) -> bytes:
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise ClientError("answer_invalid", "a compressed answer, which was not asked for")
+    pieces, size = [], 0
+    for piece in answer.iter_raw():
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise ClientError("answer_invalid", f"an answer of more than {MAX_ANSWER} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _refused(method: str, target: str, answer: httpx.Response, raw: bytes) -> ClientError:
+    try:
+        problem = msgspec.json.decode(raw, type=_Problem)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        problem = _Problem()
+    # What a stranger may have sent is shown, but never as control characters of a terminal.
+    shown = [
+        "".join(letter for letter in text[:200] if letter.isprintable())
+        for text in (problem.code, problem.title or answer.reason_phrase)
+    ]
+    return ClientError(shown[0], f"{method} {target}: {answer.status_code} {shown[0]}: {shown[1]}")

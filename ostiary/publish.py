@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,17 +17,24 @@ FILES_FOLDER = "files"
 
 
 def read_manifest(sealed: Path) -> tuple[bytes, manifest.Manifest]:
-    """Return the signed manifest of a sealed folder, and what it says.
+    """Return the signed manifest of a sealed folder, and what it says; for pushing, not for use.
 
     Raises:
         ClientError: `file`.
+        VerifierError: `malformed` or `too_large`.
         RuntimeFault: `manifest_invalid`.
     """
     try:
         envelope = (sealed / MANIFEST_FILE).read_bytes()
     except OSError as error:
         raise ClientError("file", f"{sealed}: {MANIFEST_FILE}: {error.strerror}") from error
-    return envelope, manifest.decode(dsse.payload_unverified(envelope))
+    # Ten thousand files make a manifest larger than any message of the wire.
+    found = canonical.decode(envelope, dsse.Envelope, limit=manifest.MAX_ENVELOPE)
+    try:
+        payload = base64.b64decode(found.payload, validate=True)
+    except ValueError as error:
+        raise ClientError("file", f"{sealed}: {MANIFEST_FILE} is not an envelope") from error
+    return envelope, manifest.decode(payload)
 
 
 def push(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from verifier.wire.documents import (
 from verifier.wire.leaf import NO_POLICY, KeyState
 from verifier.wire.messages import KeyRef
 
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,9}")
 KEY_IMPORT_FILE: Final = "key-import.json"
 """Beside the sealed files: the wrapped DEK and its signed statement. Not secret."""
 
@@ -67,7 +69,17 @@ def new_key(path: Path) -> ed25519.Ed25519PrivateKey:
 
 
 def sign_genesis(genesis: Genesis, *keys: ed25519.Ed25519PrivateKey) -> bytes:
-    """Return the tenant's genesis, signed; read it before you sign it."""
+    """Return the tenant's genesis, signed; read it before you sign it.
+
+    Raises:
+        ClientError: `not_a_signer` if the genesis does not name one of the keys.
+    """
+    for key in keys:
+        if dsse.spki(key.public_key()) not in genesis.signers:
+            raise ClientError(
+                "not_a_signer",
+                "the genesis does not name this key as a signer; give the operator its public key",
+            )
     return dsse.sign(GENESIS_TYPE, canonical.encode(genesis), *keys)
 
 
@@ -189,8 +201,10 @@ def parse_ref(text: str) -> KeyRef:
         VerifierError: `malformed`.
     """
     name, slash, number = text.partition("/")
-    if not slash or not number.isascii() or not number.isdecimal() or str(int(number)) != number:
-        raise VerifierError(Reason.MALFORMED, f"{text!r} is not id/version")
+    if not slash or _VERSION.fullmatch(number) is None:
+        raise VerifierError(
+            Reason.MALFORMED, f"{text[:80]!r} is not id/version, such as tiny-llama/1"
+        )
     return KeyRef(name, int(number))
 
 

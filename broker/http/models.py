@@ -11,6 +11,7 @@ from litestar.response import Stream
 from broker.errors import BrokerError, Code
 from broker.http import body
 from broker.http.auth import check_body
+from broker.http.bodies import SEALED, takes
 from broker.http.context import Name, Req, Version, caller, services
 from broker.http.tenants import ROOT, answer
 from broker.models.service import FileName
@@ -28,6 +29,7 @@ _RANGE: Final = re.compile(r"bytes=(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})")
     operation_id="push_manifest",
     tags=["vendor"],
     request_max_body_size=MAX_MANIFEST,
+    operation_class=takes("DSSE envelope of a manifest", SEALED),
 )
 async def push_manifest(
     request: Req, tenant: Name, model: Name, version: Version
@@ -48,7 +50,13 @@ async def manifest(request: Req, tenant: Name, model: Name, version: Version) ->
     return Response(envelope, media_type=body.JSON)
 
 
-@put(FILE, operation_id="push_file", tags=["vendor"], request_max_body_size=None)
+@put(
+    FILE,
+    operation_id="push_file",
+    tags=["vendor"],
+    request_max_body_size=None,
+    operation_class=takes("sealed file", SEALED, OCTETS),
+)
 async def push_file(
     request: Req, tenant: Name, model: Name, version: Version, path: Name
 ) -> Response[bytes]:

@@ -9,6 +9,7 @@ from litestar import Response, delete, get, post, put
 
 from broker.http import body
 from broker.http.auth import check_body
+from broker.http.bodies import WIRE, takes
 from broker.http.context import Count, Flag, Name, Req, caller, services
 from verifier.wire import canonical
 from verifier.wire.messages import KeyImport
@@ -48,7 +49,15 @@ async def import_keys(request: Req, tenant: Name) -> Response[bytes]:
     return answer([{"spki": canonical.b64encode(row.spki)} for row in rows])
 
 
-@post(f"{ROOT}/keys", status_code=201, operation_id="push_key", tags=["vendor"])
+@post(
+    f"{ROOT}/keys",
+    status_code=201,
+    operation_id="push_key",
+    tags=["vendor"],
+    operation_class=takes(
+        "KeyImport: v, statement (DSSE of an import statement), ciphertext", f"{WIRE}, section 6"
+    ),
+)
 async def push_key(request: Req, tenant: Name) -> Response[bytes]:
     """Take in a DEK wrapped to the import key, with its signed statement."""
     who = await caller(request)
@@ -61,7 +70,13 @@ async def push_key(request: Req, tenant: Name) -> Response[bytes]:
     return answer({"leaf": done.index}, 201)
 
 
-@post(f"{ROOT}/key-orders", status_code=200, operation_id="order_key", tags=["vendor"])
+@post(
+    f"{ROOT}/key-orders",
+    status_code=200,
+    operation_id="order_key",
+    tags=["vendor"],
+    operation_class=takes("DSSE envelope of a key order", f"{WIRE}, section 6"),
+)
 async def order_key(request: Req, tenant: Name) -> Response[bytes]:
     """Move a key to another state, as a signed order says."""
     who = await caller(request)
@@ -71,7 +86,12 @@ async def order_key(request: Req, tenant: Name) -> Response[bytes]:
     return answer({"leaf": done.index})
 
 
-@put(f"{ROOT}/policies", operation_id="push_policy", tags=["vendor"])
+@put(
+    f"{ROOT}/policies",
+    operation_id="push_policy",
+    tags=["vendor"],
+    operation_class=takes("DSSE envelope of a release policy", f"{WIRE}, section 6"),
+)
 async def push_policy(request: Req, tenant: Name) -> Response[bytes]:
     """Put a signed policy version in force; numbers only rise."""
     who = await caller(request)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
+import os
+import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import uvicorn
+import uvloop
 
 from broker import settings as broker_settings
 from broker.app import make_app
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Code
 from broker.hsm import ceremony
 from broker.hsm.errors import HsmError, HsmReason
 from broker.hsm.home import HsmHome
@@ -27,24 +32,19 @@ from broker.tenants import record
 from ostiary import clock, vendor
 from ostiary.cli import common
 from ostiary.cli.common import OK, REFUSED, Subparsers, console
-from ostiary.client import load_key
+from ostiary.client import ClientError, load_key
 from verifier import dsse
 from verifier.wire import canonical
 from verifier.wire.canonical import B64, Hex
 from verifier.wire.documents import Genesis
 
-_SIMULATED_SETTINGS = f"""\
-mode = "demo"
-port = {{port}}
-# SIMULATED HARDWARE: evidence of this broker proves nothing. Never use this file elsewhere.
-dangerously_trust_simulated_hardware = "{broker_settings.CONFIRMATION}"
-simulated_roots = "{{roots}}"
-"""
 _SETTINGS = """\
 # Settings of this broker; every one is explained in docs/operations.md.
 mode = "{mode}"
 port = {port}
-{socket}
+"""
+_SIMULATED = """\
+# SIMULATED HARDWARE: evidence of this broker proves nothing. Never use this file elsewhere.
 """
 
 
@@ -69,6 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
     tenant.add_argument("--signer", type=Path, action="append", required=True, metavar="F.pub")
     tenant.add_argument("--threshold", type=int, default=1)
     tenant.add_argument("--out", type=Path, required=True, metavar="F")
+    _add(verbs, "upgrade", _upgrade, "bring the database to this program's schema")
     enrol = _add(verbs, "enrol", _enrol, "enrol a tenant by its signed genesis")
     enrol.add_argument("genesis", type=Path)
     _add(verbs, "show", _show, "broker id, tenants, import keys and their digests, self-test")
@@ -95,6 +96,8 @@ def _in_our_words(command: common.Command, args: argparse.Namespace) -> int:
 
 
 def _init(args: argparse.Namespace) -> int:
+    if (args.tenant is None) != (args.vendor_key is None):
+        raise ClientError("arguments", "--tenant and --vendor-key go together")
     home: Path = args.home
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = _write_settings(home, args)
@@ -107,17 +110,34 @@ def _init(args: argparse.Namespace) -> int:
 def _write_settings(home: Path, args: argparse.Namespace) -> Settings:
     path = home / broker_settings.FILE
     if not path.exists():
-        if args.simulated_roots:
-            text = _SIMULATED_SETTINGS.format(port=args.port, roots=args.simulated_roots)
-        else:
-            hsm = f'hsm_socket = "{args.hsm_socket}"' if args.hsm_socket else ""
-            text = _SETTINGS.format(mode=args.mode, port=args.port, socket=hsm)
+        roots = str(Path(args.simulated_roots).absolute()) if args.simulated_roots else ""
+        trust = broker_settings.CONFIRMATION if roots else ""
+        # Refused before it is written: a file that cannot be loaded would have to be removed.
+        Settings(
+            mode=args.mode,
+            port=args.port,
+            hsm_socket=args.hsm_socket,
+            dangerously_trust_simulated_hardware=trust,
+            simulated_roots=roots,
+        ).check()
+        if roots:
+            common.read(Path(roots))
+        text = _SETTINGS.format(mode=args.mode, port=args.port)
+        # A JSON string is a TOML string.
+        if args.hsm_socket:
+            text += f"hsm_socket = {json.dumps(args.hsm_socket)}\n"
+        if roots:
+            text += _SIMULATED
+            text += f"dangerously_trust_simulated_hardware = {json.dumps(trust)}\n"
+            text += f"simulated_roots = {json.dumps(roots)}\n"
         path.write_text(text)
     return broker_settings.load(home)
 
 
 def _make_token(home: Path, settings: Settings) -> None:
     """Hold the ceremony, unless it was held. A database with rows and no token is a hard error."""
+    if settings.hsm_socket:
+        return  # another user's worker holds the token, and held the ceremony
     database = home / "ostiary.db"
     if database.exists() and not HsmHome(home).exists():
         raise HsmError(
@@ -125,8 +145,6 @@ def _make_token(home: Path, settings: Settings) -> None:
             f"{database} exists and {HsmHome(home).folder} does not: restore the token from its "
             "backup; a new token could never open these keys, so none is made",
         )
-    if settings.hsm_socket:
-        return
     try:
         ceremony.init_token(home, simulated=settings.simulated, module=settings.hsm_module)
     except HsmError as error:
@@ -206,6 +224,13 @@ def _draft(args: argparse.Namespace) -> int:
     return OK
 
 
+def _upgrade(args: argparse.Namespace) -> int:
+    settings = broker_settings.load(args.home)
+    revision = asyncio.run(migrate(database_url(settings, args.home)))
+    console.print(f"the database is at revision {revision}")
+    return OK
+
+
 def _enrol(args: argparse.Namespace) -> int:
     envelope = common.read(args.genesis)
 
@@ -241,19 +266,54 @@ def _import_keys(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     settings = broker_settings.load(args.home)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     if settings.simulated:
         console.print("SIMULATED HARDWARE is trusted here: nothing that this broker says is proof.")
-    listener = socket.create_server((settings.host, settings.port), backlog=512)
-    port = listener.getsockname()[1]
-    console.print(f"http://{settings.host}:{port}/schema  is the OpenAPI page; stop with Ctrl-C")
-    config = uvicorn.Config(
-        make_app(lambda: open_services(args.home, settings)),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan="on",
-    )
-    server = uvicorn.Server(config)
-    server.run(sockets=[listener])
+    try:
+        listener = socket.create_server((settings.host, settings.port), backlog=512)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise BrokerError(
+            Code.SETTINGS_INVALID,
+            f"{settings.host}:{settings.port} cannot be bound ({reason}): stop what serves "
+            f"there, or set host and port in {args.home / broker_settings.FILE}",
+        ) from error
+    # uvloop also switches Nagle's algorithm off, which costs 40 ms an answer (measured).
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_until_stopped(args.home, settings, listener))
+
+
+class _Server(uvicorn.Server):
+    """Ends on a signal without raising it again: the services are closed after the server."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Stop at SIGINT or SIGTERM; a second SIGINT stops at once."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+async def _until_stopped(home: Path, settings: Settings, listener: socket.socket) -> int:
+    # Opened here, not by the application: what is missing is said in one line, not by a framework.
+    async with open_services(home, settings) as opened:
+        config = uvicorn.Config(
+            make_app(lambda: nullcontext(opened)),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="on",
+        )
+        port = listener.getsockname()[1]
+        console.print(
+            f"http://{settings.host}:{port}/schema  is the OpenAPI page; stop with Ctrl-C"
+        )
+        server = _Server(config)
+        await server.serve(sockets=[listener])
     return OK if server.started else REFUSED

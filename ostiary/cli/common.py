@@ -1,7 +1,7 @@
 """What the commands share: files, progress bars, the tenant's client, and one way to fail.
 
 Guarantees: a command that fails prints one line that says what to do next, and no traceback; its
-exit status is 1 for a refusal and 2 for input that cannot be read.
+exit status is 1 for a refusal, 2 for input that cannot be read, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ Command: TypeAlias = Callable[[argparse.Namespace], int]
 OK: Final = 0
 REFUSED: Final = 1
 UNREADABLE: Final = 2
+INTERRUPTED: Final = 130
+_INPUT: Final = frozenset({"file", "key_file"})
+"""Codes of `ClientError` that are about a file of the caller's own."""
 
 MAX_DOCUMENT: Final = 8 << 20
 console: Final = Console(highlight=False, soft_wrap=True)
@@ -34,7 +37,7 @@ console: Final = Console(highlight=False, soft_wrap=True)
 
 def fail(message: str, status: int) -> int:
     """Print one line on standard error and return the exit status."""
-    print(f"ostiary: {message}", file=sys.stderr)
+    print(f"ostiary: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
@@ -76,7 +79,12 @@ def guarded(command: Command) -> Command:
         except VerifierError as error:
             return fail(f"{error.reason.value}: {error}", UNREADABLE)
         except (ClientError, RuntimeFault) as error:
-            return fail(f"{error.code}: {error}", REFUSED)
+            return fail(f"{error.code}: {error}", UNREADABLE if error.code in _INPUT else REFUSED)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            return fail(f"{where}{error.strerror or type(error).__name__}", UNREADABLE)
+        except KeyboardInterrupt:
+            return fail("interrupted", INTERRUPTED)
 
     return run
 
@@ -131,7 +139,9 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    watched = console.is_terminal and not console.is_dumb_terminal
+    # Where nobody watches, a bar would only leave an empty line behind.
+    with Progress(*columns, console=console, transient=True, disable=not watched) as bar:
         task = bar.add_task(what, total=total)
         yield lambda more: bar.update(task, advance=more)
 

@@ -25,8 +25,15 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     # Imported here: the demo needs the extra `llama`, and nothing else on this command line does.
-    from ostiary.demo import tale  # noqa: PLC0415 - see above
-    from ostiary.story import StoryError  # noqa: PLC0415 - same
+    try:
+        from ostiary.demo import tale  # noqa: PLC0415 - see above
+        from ostiary.story import StoryError  # noqa: PLC0415 - same
+    except ModuleNotFoundError as error:
+        return common.fail(
+            f"demo: {error.name} is not installed here; the demo needs the extra: "
+            "pip install 'ostiary[demo]'",
+            REFUSED,
+        )
 
     try:
         return tale.tell(args.home.absolute(), serve=args.serve)

@@ -16,11 +16,12 @@ from inference_runtime.attester.socket_device import SocketDevice
 from inference_runtime.client import BrokerClient
 from inference_runtime.engine.llama import LlamaEngine
 from inference_runtime.engine.protocol import EngineError
-from inference_runtime.hardening import harden_process
+from inference_runtime.hardening import HardeningError, harden_process
 from inference_runtime.supervisor import Config, Stage, Supervisor
 from ostiary import vendor
 from ostiary.cli import common
 from ostiary.cli.common import OK, REFUSED, Subparsers, console
+from ostiary.client import ClientError
 from verifier.wire import canonical
 from verifier.wire.messages import KeyRef
 
@@ -86,7 +87,7 @@ def _attest(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    harden_process()
+    _harden()
     model = vendor.parse_ref(args.model)
     config = Config(
         tenant=args.tenant,
@@ -102,6 +103,15 @@ def _serve(args: argparse.Namespace) -> int:
             return asyncio.run(_until_signal(supervisor, args.receipt_out, model))
         except EngineError as error:
             return common.fail(f"{error.fault}: {error}", REFUSED)
+
+
+def _harden() -> None:
+    try:
+        harden_process()
+    except HardeningError as error:
+        raise ClientError(
+            "hardening", f"{error}; a runtime that others may read holds no key"
+        ) from error
 
 
 async def _until_signal(supervisor: Supervisor, receipts: Path | None, model: KeyRef) -> int:

@@ -7,8 +7,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import msgspec
-
 from ostiary import publish, vendor
 from ostiary.cli import common
 from ostiary.cli.common import OK, REFUSED, Subparsers, console
@@ -46,6 +44,9 @@ def _add_vendor(subparsers: Subparsers) -> None:
     genesis.add_argument("draft", type=Path)
     genesis.add_argument("--key", type=Path, required=True, metavar="F")
     genesis.add_argument("--out", type=Path, required=True, metavar="F")
+
+    key = _add(verbs, "import-key", _import_key, "have an import key made in the broker's HSM")
+    common.add_broker_options(key)
 
 
 def _add_model(subparsers: Subparsers) -> None:
@@ -101,9 +102,11 @@ def _add_policy(subparsers: Subparsers) -> None:
 
 
 def _keygen(args: argparse.Namespace) -> int:
+    public = Path(f"{args.out}.pub")
+    if public.exists():
+        raise ClientError("key_file", f"{public}: exists; no key was made")
     key = vendor.new_key(args.out)
     spki = dsse.spki(key.public_key())
-    public = Path(f"{args.out}.pub")
     common.write(public, canonical.b64encode(spki).encode() + b"\n")
     console.print(f"private key  {args.out} (0600; keep it off shared machines)")
     console.print(f"public key   {public}, key id {dsse.key_id(spki)}")
@@ -124,8 +127,19 @@ def _sign_genesis(args: argparse.Namespace) -> int:
     return OK
 
 
+def _import_key(args: argparse.Namespace) -> int:
+    with common.client(args) as client:
+        digest = hashlib.sha256(client.create_import_key()).hexdigest()
+    console.print(f"the broker says that its HSM made import key {digest}")
+    console.print("next: have the operator read the digest out (ostiary broker import-keys), then")
+    console.print("      ostiary model seal … --import-key-sha256 what the operator read out")
+    return OK
+
+
 def _seal(args: argparse.Namespace) -> int:
     ref = vendor.parse_ref(args.model)
+    if not args.folder.is_dir():
+        raise ClientError("file", f"{args.folder}: not a folder")
     with common.client(args) as client:
         import_key = _pinned(client, args.import_key_sha256)
         with common.progress("sealing", common.folder_size(args.folder)) as moved:
@@ -168,7 +182,7 @@ def _push(args: argparse.Namespace) -> int:
 def _order(args: argparse.Namespace) -> int:
     ref, state = vendor.parse_ref(args.key_version), KeyState(args.state)
     with common.client(args) as client:
-        epoch = client.state()["epoch"]
+        epoch = client.epoch()
         order = vendor.sign_order(
             client.tenant, load_key(args.key), ref, state, epoch=epoch, reason=args.reason
         )
@@ -210,8 +224,8 @@ def _digest_of(path: Path) -> bytes:
 
 def _push_policy(args: argparse.Namespace) -> int:
     signed = common.read(args.signed)
+    name = vendor.policy_file(signed).name
     with common.client(args) as client:
         client.push_policy(signed)
-    name = msgspec.json.decode(dsse.payload_unverified(signed))["name"]
     console.print(f"policy {name} is in force: {vendor.policy_digest(signed).hex()}")
     return OK

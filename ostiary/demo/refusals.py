@@ -99,7 +99,7 @@ def _why(stage: Stage, code: str) -> str:
         newest = client.audit(1)[0]
     if newest["code"] != code:
         raise StoryError(f"the audit's newest record is {newest['code']}, not {code}")
-    return "; ".join(newest["reasons"])[:240]
+    return "; ".join(newest["reasons"])
 
 
 def _flipped(story: Story, stage: Stage, visitor: _Visitor) -> None:
@@ -174,7 +174,7 @@ def _revoked(story: Story, stage: Stage, visitor: _Visitor, runtime: Program) ->
             stage.the_vendor(),
             MODEL,
             KeyState.COMPROMISED,
-            epoch=client.state()["epoch"],
+            epoch=client.epoch(),
             reason="the demo revokes it",
         )
         client.order_key(order)

@@ -26,7 +26,7 @@ TENANT: Final = "acme"
 MODEL: Final = KeyRef("tiny-llama", 1)
 MARK: Final = ".ostiary-demo"
 """Stands in a folder that the demo made, so that it removes no other."""
-LEASE_SECONDS: Final = 20
+LEASE_SECONDS: Final = 12
 
 
 def free_port() -> int:

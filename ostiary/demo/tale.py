@@ -54,11 +54,12 @@ def tell(root: Path, *, serve: bool) -> int:
         refusals.show(story, stage, runtime)
         story.console.print(
             f"\n[bold green]Done[/bold green] in {story.seconds:.0f} s. "
-            f"Everything is under {root} (logs/, broker/, vendor/, auditor/)."
+            f"Everything is under {root} (logs/, broker/, vendor/, auditor/).",
+            soft_wrap=False,
         )
     story.console.print(
         "Next: [bold]make test[/bold] runs the tests, [bold]make serve[/bold] leaves a broker "
-        "running with its OpenAPI page,\n      docs/architecture.md says how it works."
+        "running\n      with its OpenAPI page, docs/architecture.md says how it works."
     )
     return 0
 
@@ -103,7 +104,7 @@ def _init(stage: Stage) -> str:
 
 def _count_refusals(said: str) -> str:
     lines = [line for line in said.splitlines() if ": refused to " in line]
-    return f"{sum(line.count(',') + 1 for line in lines)} attempts, each refused by the token"
+    return f"{sum(line.count(',') + 1 for line in lines)} attempts, all refused"
 
 
 def _without_keys(said: str) -> list[str]:
@@ -167,7 +168,7 @@ def hand_in(story: Story, stage: Stage) -> None:
         (stage.root / "vendor" / "policy-1.json").write_bytes(signed)
         client.push_policy(signed)
         story.line("policy 1 is in force", "one launch, UpToDate TCB, no debug, 8 leases")
-        epoch = client.state()["epoch"]
+        epoch = client.epoch()
         client.order_key(vendor.sign_order(tenant, key, MODEL, KeyState.ACTIVE, epoch=epoch))
         story.line(f"key {MODEL.id}/{MODEL.version} is active", "by a signed order, in the log")
 
@@ -225,10 +226,12 @@ def run(story: Story, stage: Stage) -> Program:
     with story.wait("challenge, quote, appraisal, release, unwrap, load"):
         runtime.until(lambda: answers(f"{stage.runtime_url}/ready"), 60)
     for line in runtime.tail.splitlines():
-        story.line(" ".join(line.split()))
+        name, seconds, _, detail = line.split(None, 3)
+        story.line(f"{name:<9} {seconds:>6} s", detail)
     reply = _ask(stage)
     story.line("a chat completion over the OpenAI surface", f"“{QUESTION}”")
-    story.say(f"[italic]{reply}[/italic]  (random weights: grammar was never promised)")
+    story.say(f"“{reply}…”", "italic")
+    story.say("(random weights: grammar was never promised)", "dim")
     return runtime
 
 
@@ -259,7 +262,7 @@ def audit(story: Story, stage: Stage) -> None:
         raise StoryError("the runtime's leaf is not a release")
     result = msgspec.json.decode((stage.home / "result.json").read_bytes())
     story.line(
-        "the leaf names key, manifest, policy, evidence and lease",
+        "the leaf names key, policy, evidence and lease",
         f"TCB {result['tcb_status']}, simulated: {entry.simulated}",
     )
     vkey = VerifierKey(tenant.origin, bytes(tenant.genesis.log_key))
@@ -270,7 +273,14 @@ def audit(story: Story, stage: Stage) -> None:
     if done.returncode != 0:
         raise StoryError(f"ostiary log verify: {done.stdout}{done.stderr}")
     for line in done.stdout.splitlines():
-        story.line(line.strip()[:110])
+        mark, _, rest = line.partition(" ")
+        name, _, detail = rest.strip().partition(": ")
+        if mark == "ok":
+            story.line(name, detail)
+        elif mark == "--":
+            story.say(f"not judged: {name}: {detail}", "dim")
+        else:
+            story.line(f"ostiary log verify, offline: {line}")
 
 
 def stay(story: Story, stage: Stage) -> int:
