@@ -1,4 +1,4 @@
-"""Vendor roots that evidence may chain to: Intel's and AMD's, pinned by SHA-256 of the DER.
+"""Vendor roots that evidence may chain to: Intel, AMD, makers of vTPMs; SHA-256 of the DER.
 
 Guarantees: the default is the real vendors' roots and nothing else. A simulator's roots exist only
 in an `Anchors` that some process setting with a frightening name built with `with_simulated`; any
@@ -23,6 +23,23 @@ AMD_ARK: Final[Mapping[str, bytes]] = {
 }
 """SHA-256 of AMD's root key certificate (DER) by product name."""
 
+TPM_AK_ROOTS: Final[Mapping[str, frozenset[bytes]]] = {
+    "azure": frozenset(
+        {
+            bytes.fromhex("e6c596b17f8ffefba5c300f714cfb1260c6028704ecf7becc4ab5018efb00e95"),
+            bytes.fromhex("8c2bb9144d4970c94fb8105cc5d860a58e2e675eb360fdd8c14b30833aaaec1d"),
+        }
+    ),
+    "gce": frozenset(
+        {
+            bytes.fromhex("9bd5285f8fb18502a7947e621ffd470266f49fcd3b73e19a190f690ad32a7caf"),
+            bytes.fromhex("594759594b9b61524f6c8ef668f7177f7b9066bc0674f2f49fe9e052be78beb2"),
+        }
+    ),
+}
+"""SHA-256 of the roots (DER) above the attestation keys of virtual TPMs, by their maker: Azure
+Virtual TPM Root 2023 and Microsoft RSA Devices Root 2021; Google's tpm_ek_root_1 and EK/AK CA."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,7 @@ class Anchors:
     amd: Mapping[str, frozenset[bytes]] = field(
         default_factory=lambda: {product: frozenset({pin}) for product, pin in AMD_ARK.items()}
     )
+    tpm: Mapping[str, frozenset[bytes]] = field(default_factory=lambda: dict(TPM_AK_ROOTS))
     simulated: frozenset[bytes] = frozenset()
 
     def is_simulated(self, root_sha256: bytes) -> bool:
@@ -40,11 +58,16 @@ class Anchors:
         return root_sha256 in self.simulated
 
     def with_simulated(
-        self, *, intel: Iterable[bytes] = (), amd: Mapping[str, bytes] | None = None
+        self,
+        *,
+        intel: Iterable[bytes] = (),
+        amd: Mapping[str, bytes] | None = None,
+        tpm: Iterable[bytes] = (),
     ) -> Anchors:
         """Return anchors that also trust these simulator roots (SHA-256 of DER), marked as such."""
         extra_intel = frozenset(intel)
         extra_amd = dict(amd or {})
+        extra_tpm = frozenset(tpm)
         products = {
             product: pins | ({extra_amd[product]} if product in extra_amd else set())
             for product, pins in self.amd.items()
@@ -53,7 +76,8 @@ class Anchors:
             self,
             intel=self.intel | extra_intel,
             amd=products,
-            simulated=self.simulated | extra_intel | frozenset(extra_amd.values()),
+            tpm={**self.tpm, "simulated": extra_tpm} if extra_tpm else self.tpm,
+            simulated=self.simulated | extra_intel | frozenset(extra_amd.values()) | extra_tpm,
         )
 
 

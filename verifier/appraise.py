@@ -2,10 +2,10 @@
 
     appraise(evidence, endorsements, policy=..., report_data=..., now=...) -> AttestationResult
 
-Evidence is what a machine says of itself: a TDX quote or a SEV-SNP report. Endorsements are what
-its vendor signs about such machines: certificates, revocation lists, TCB levels. The policy says
-what the relying party wants: rules, and reference values for what it knows to be good. The result
-lists every check with what was expected and what was seen.
+Evidence is what a machine says of itself: a TDX or SGX quote, or a SEV-SNP report. Endorsements are
+what its vendor signs about such machines: certificates, revocation lists, TCB levels. The policy
+says what the relying party wants: rules, and reference values for what it knows to be good. The
+result lists every check with what was expected and what was seen.
 
 Guarantees: pure (no network, clock, file or log); bad input gives a result, never an exception;
 the verdict is `accept` only if the evidence is genuine, by a pinned root, and broke no rule.
@@ -27,6 +27,7 @@ from verifier.cache import Cache
 from verifier.errors import Reason, VerifierError
 from verifier.policy import AppraisalPolicy
 from verifier.result import Appraisal, AttestationResult
+from verifier.sgx.appraise import appraise_sgx
 from verifier.snp import SnpEndorsements, appraise_snp
 from verifier.tdx.appraise import appraise_tdx
 from verifier.tdx.collateral import TdxCollateral
@@ -42,10 +43,11 @@ class Evidence:
     """What a machine says of itself.
 
     `kind` comes from the challenge and the policy, never from the bytes. `cpu` is the quote or the
-    report as the hardware wrote it. `event_log` is carried along; it is not judged here.
+    report as the hardware wrote it. `event_log` is replayed against a TDX quote's registers; for
+    other kinds, whose CPU evidence has none, it is carried along and not judged.
     """
 
-    kind: Literal["tdx", "snp"]
+    kind: Literal["tdx", "snp", "sgx"]
     cpu: bytes
     event_log: bytes = b""
 
@@ -63,7 +65,7 @@ def appraise(
     """Return what can be said of the evidence.
 
     Args:
-        evidence: a TDX quote or a SEV-SNP report.
+        evidence: a TDX or SGX quote, or a SEV-SNP report.
         endorsements: of the same vendor; None is refused with `collateral_missing`.
         policy: rules and reference values; None is strict rules and measurements not judged.
         report_data: the 64 bytes that the evidence must carry; None is not judged.
@@ -75,6 +77,18 @@ def appraise(
     try:
         if evidence.kind == "tdx":
             appraise_tdx(
+                appraisal,
+                evidence.cpu,
+                _of_kind(endorsements, TdxCollateral),
+                policy=policy,
+                report_data=report_data,
+                now=now,
+                anchors=anchors,
+                cache=cache,
+                event_log=evidence.event_log,
+            )
+        elif evidence.kind == "sgx":
+            appraise_sgx(
                 appraisal,
                 evidence.cpu,
                 _of_kind(endorsements, TdxCollateral),

@@ -24,9 +24,40 @@ MAX_POLICY = 256 * 1024
 """Largest policy in bytes, authored or canonical."""
 
 
+_U16 = 1 << 16
+_PCR_NAMES = frozenset(map(str, range(24)))
+
+
 def _require_length(value: Hex | None, length: int, what: str) -> None:
     if value is not None and len(value) != length:
         raise ValueError(f"{what} has {len(value)} bytes, {length} expected")
+
+
+@final
+class BootReference(Struct, frozen=True):
+    """What an event log must prove (see verifier/eventlog/boot.py); each part given, all together.
+
+    Digests are of the log's bank: SHA-384 for CCEL. `boot_applications` are all of them, in order.
+    `kernel_cmdline` may be proven as text or as the Linux EFI stub's digest of it. `runtime` are
+    events that dstack names, by name, and their payloads; `images` are the digests that containers
+    may come from (`sha256:...`), at least one of which was pulled.
+    """
+
+    secure_boot: bool | None = None
+    dbx_present: bool | None = None
+    boot_applications: tuple[Hex, ...] | None = None
+    uki_digest: Hex | None = None
+    kernel_cmdline: str | None = None
+    initrd_digest: Hex | None = None
+    verity_root_hash: Hex | None = None
+    runtime: dict[str, Hex] | None = None
+    images: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not any(
+            getattr(self, name) not in (None, (), {}, "") for name in self.__struct_fields__
+        ):
+            raise ValueError("a boot reference names at least one value")
 
 
 @final
@@ -48,9 +79,10 @@ class TdxReference(Struct, frozen=True, tag="tdx", tag_field="kind"):
     mr_owner: Hex | None = None
     mr_owner_config: Hex | None = None
     mr_seam: Hex | None = None
+    boot: BootReference | None = None
 
     def __post_init__(self) -> None:
-        for what in self.__struct_fields__[1:]:
+        for what in self.__struct_fields__[1:-1]:
             _require_length(getattr(self, what), 48, what)
 
 
@@ -72,7 +104,46 @@ class SnpReference(Struct, frozen=True, tag="snp", tag_field="kind"):
             _require_length(getattr(self, what), size, what)
 
 
-Reference: TypeAlias = TdxReference | SnpReference
+@final
+class SgxReference(Struct, frozen=True, tag="sgx", tag_field="kind"):
+    """One enclave that is known good: by its very code, or by who signed which product of theirs.
+
+    Each value that is given must be equal, all of them together, and ISVSVN must reach `min_isvsvn`
+    (Intel SGX SDM, REPORT). `mrenclave` alone names code; a signer alone names nothing, so that
+    without it `mrsigner` and `isvprodid` are both required.
+    """
+
+    name: str
+    mrenclave: Hex | None = None
+    mrsigner: Hex | None = None
+    isvprodid: int | None = None
+    min_isvsvn: int = 0
+
+    def __post_init__(self) -> None:
+        _require_length(self.mrenclave, 32, "mrenclave")
+        _require_length(self.mrsigner, 32, "mrsigner")
+        if self.mrenclave is None and (self.mrsigner is None or self.isvprodid is None):
+            raise ValueError("mrenclave, or mrsigner with isvprodid, is required")
+        if not (0 <= (self.isvprodid or 0) < _U16 and 0 <= self.min_isvsvn < _U16):
+            raise ValueError("isvprodid and min_isvsvn are from 0 to 65535")
+
+
+@final
+class TpmReference(Struct, frozen=True, tag="tpm", tag_field="kind"):
+    """One machine that is known good by its TPM: PCR values of the policy's bank, by index."""
+
+    name: str
+    pcrs: dict[str, Hex] = {}  # noqa: RUF012 - msgspec copies defaults
+    boot: BootReference | None = None
+
+    def __post_init__(self) -> None:
+        if not self.pcrs and self.boot is None:
+            raise ValueError("pcrs or boot is required")
+        if not self.pcrs.keys() <= _PCR_NAMES:
+            raise ValueError("pcrs are named 0 to 23")
+
+
+Reference: TypeAlias = TdxReference | SnpReference | SgxReference | TpmReference
 
 
 @final
@@ -98,6 +169,23 @@ class TdxRules(Struct, frozen=True):
 
 
 @final
+class SgxRules(Struct, frozen=True):
+    """Rules for SGX quotes (Intel SGX SDM, ATTRIBUTES); the TCB ones as in `TdxRules`.
+
+    `allow_provisioning` admits enclaves that may ask for the platform's provisioning keys or hold
+    the launch key: PROVISIONKEY and EINITTOKEN_KEY, which Intel's own architectural enclaves have.
+    """
+
+    tcb_statuses: tuple[TcbStatus, ...] = (TcbStatus.UP_TO_DATE,)
+    advisories_allowed: tuple[str, ...] = ()
+    out_of_date_grace: int = 0
+    min_tcb_evaluation_number: int = 0
+    allow_debug: bool = False
+    allow_provisioning: bool = False
+    ppids: tuple[Hex, ...] = ()
+
+
+@final
 class SnpTcb(Struct, frozen=True):
     """A floor for each part of an SNP TCB version; compared part by part, never as one number."""
 
@@ -110,7 +198,11 @@ class SnpTcb(Struct, frozen=True):
 
 @final
 class SnpRules(Struct, frozen=True):
-    """Rules for SEV-SNP reports (AMD 56860 GUEST_POLICY, PLATFORM_INFO, TCB_VERSION)."""
+    """Rules for SEV-SNP reports (AMD 56860 GUEST_POLICY, PLATFORM_INFO, TCB_VERSION).
+
+    `required_mitigations` is a mask: each of its bits must be set in both mitigation vectors, that
+    of the launch and the current one. Reports before version 5 have none, so a mask refuses them.
+    """
 
     report_versions: tuple[int, ...] = (3, 4, 5)
     products: tuple[Literal["Milan", "Genoa", "Turin"], ...] = ("Milan", "Genoa", "Turin")
@@ -133,7 +225,44 @@ class SnpRules(Struct, frozen=True):
     allow_masked_chip_id: bool = False
     chip_ids: tuple[Hex, ...] = ()
     min_guest_svn: int = 0
+    required_mitigations: int = 0
     min_tcb: dict[Literal["Milan", "Genoa", "Turin"], SnpTcb] = {}  # noqa: RUF012 - msgspec copies defaults
+
+
+@final
+class TpmRules(Struct, frozen=True):
+    """Rules for TPM 2.0 quotes (TCG TPM 2.0 Library; see verifier/tpm).
+
+    `bank` and `pcrs` are what a quote must cover. `makers` are those whose roots may stand above an
+    AK certificate; without `require_ak_certificate` a bare key counts as vouched for by the caller.
+    """
+
+    bank: Literal["sha1", "sha256", "sha384", "sha512"] = "sha256"
+    pcrs: tuple[int, ...] = ()
+    allow_sha1: bool = False
+    allow_resettable: bool = False
+    require_ak_certificate: bool = False
+    makers: tuple[Literal["azure", "gce"], ...] = ("azure", "gce")
+
+
+@final
+class AzureRules(Struct, frozen=True):
+    """Rules for Azure's confidential VMs, beside those of hardware and TPM (see verifier/azure).
+
+    Without `require_tpm_quote` the hardware report and the claims alone are admitted: they prove
+    Azure's paravisor and neither the guest's boot nor that any of it is fresh. `allow_console`
+    admits a serial console, which Azure gives by default. `user_data`, where given, is what the
+    claims must hold, all 64 bytes of it.
+    """
+
+    require_tpm_quote: bool = True
+    require_secure_boot: bool = True
+    require_tpm_enabled: bool = True
+    allow_console: bool = True
+    user_data: Hex | None = None
+
+    def __post_init__(self) -> None:
+        _require_length(self.user_data, 64, "user_data")
 
 
 @final
@@ -149,6 +278,9 @@ class AppraisalPolicy(Struct, frozen=True):
 
     tdx: TdxRules = TdxRules()
     snp: SnpRules = SnpRules()
+    sgx: SgxRules = SgxRules()
+    tpm: TpmRules = TpmRules()
+    azure: AzureRules = AzureRules()
     gpu: GpuRules = GpuRules()
     reference: tuple[Reference, ...] = ()
 
@@ -200,7 +332,7 @@ def from_mapping(data: object) -> AppraisalPolicy:
 
 
 def from_toml(raw: bytes) -> AppraisalPolicy:
-    """Return the policy in authored TOML: tables `tdx`, `snp`, `gpu` and `[[reference]]`.
+    """Return the policy in authored TOML: a table for each kind of rules, and `[[reference]]`.
 
     Raises:
         VerifierError: `malformed` or `too_large`.

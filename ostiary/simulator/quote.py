@@ -1,7 +1,8 @@
-"""Intel TDX quotes, versions 4 and 5, signed like the real quoting enclave does.
+"""Intel quotes, signed like the real quoting enclaves do: TDX in 4 and 5, SGX in 3, 4 and 5.
 
-Guarantees: layout and signatures as in "Intel TDX DCAP Quoting Library API", appendix A; `TdBody`
-is TD report 1.0 (584 bytes) or 1.5 (648 bytes). `QuoteShape` holds a knob for each thing that a
+Guarantees: layout and signatures as in "Intel TDX DCAP Quoting Library API" and "SGX ECDSA QuoteLib
+API", appendices A; `TdBody` is TD report 1.0 (584 bytes) or 1.5 (648 bytes), `EnclaveReport` SGX's
+(384 bytes), of any enclave and of the quoting one. `QuoteShape` holds a knob for each thing that a
 negative test bends; its defaults are right.
 """
 
@@ -19,7 +20,9 @@ from ostiary.simulator.intel import raw_signature
 from ostiary.simulator.pck import Platform
 
 QE_VENDOR_INTEL: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
+TEE_SGX: Final = 0
 TEE_TDX: Final = 0x81
+BODY_SGX: Final = 1
 BODY_TD10: Final = 2
 BODY_TD15: Final = 3
 TD10_SIZE: Final = 584
@@ -27,6 +30,9 @@ TD15_SIZE: Final = 648
 _CERT_PCK_CHAIN: Final = 5
 _CERT_QE_REPORT: Final = 6
 _U32: Final = 0xFFFFFFFF
+_BODY_TYPES: Final = {384: BODY_SGX, TD10_SIZE: BODY_TD10, TD15_SIZE: BODY_TD15}
+_VERSION_3: Final = 3
+_VERSION_5: Final = 5
 
 
 @final
@@ -75,8 +81,8 @@ class TdBody:
 
 @final
 @dataclass(frozen=True, slots=True)
-class QeReport:
-    """The quoting enclave's SGX report (SGX SDM, REPORT), 384 bytes without MAC."""
+class EnclaveReport:
+    """An SGX report (SGX SDM, REPORT), 384 bytes without MAC; defaults: TDX's quoting enclave."""
 
     cpusvn: bytes = bytes.fromhex("0404191b04ff00060000000000000000")
     miscselect: bytes = bytes(4)
@@ -108,21 +114,31 @@ class QeReport:
         )
 
 
+SGX_QE: Final = EnclaveReport(
+    mrenclave=hashlib.sha256(b"ostiary/simulated-qe").digest(),
+    mrsigner=tcb.SGX_QE_MRSIGNER,
+    isvprodid=1,
+)
+"""SGX's quoting enclave."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class QuoteShape:
-    """Everything in a quote beside the TD body. None means: what the real one has there."""
+    """Everything in a quote beside the body. None means: what the real one has there."""
 
     version: int = 4
     key_type: int = 2
     tee_type: int = TEE_TDX
+    reserved: bytes = bytes(4)
+    """The SVNs of QE and PCE in version 3."""
     qe_vendor: bytes = QE_VENDOR_INTEL
     user_data: bytes = bytes.fromhex("51494d00") * 4 + bytes(4)
     body_type: int | None = None
-    """v5 only: 2 for TD 1.0, 3 for TD 1.5."""
+    """v5 only: 1 for SGX, 2 for TD 1.0, 3 for TD 1.5."""
     body_size: int | None = None
     """v5 only: declared size."""
-    qe_report: QeReport = QeReport()
+    qe_report: EnclaveReport = EnclaveReport()
     auth_data: bytes = bytes(range(32))
     cert_data: bytes | None = None
     inner_cert_type: int = _CERT_PCK_CHAIN
@@ -159,13 +175,12 @@ def _signed_part(body: bytes, shape: QuoteShape) -> bytes:
         _u16(shape.version)
         + _u16(shape.key_type)
         + _u32(shape.tee_type)
-        + bytes(4)
+        + shape.reserved
         + shape.qe_vendor
         + shape.user_data
     )
-    if shape.version == 5:  # noqa: PLR2004 - the one version with a body descriptor
-        guessed = BODY_TD10 if len(body) == TD10_SIZE else BODY_TD15
-        body_type = guessed if shape.body_type is None else shape.body_type
+    if shape.version == _VERSION_5:
+        body_type = _BODY_TYPES[len(body)] if shape.body_type is None else shape.body_type
         size = len(body) if shape.body_size is None else shape.body_size
         return header + _u16(body_type) + _u32(size) + body
     return header + body
@@ -195,13 +210,10 @@ def build_quote(platform: Platform, body: bytes, shape: QuoteShape) -> bytes:
         + _u32(len(certs) + shape.inner_cert_size_delta)
         + certs
     )
-    data = (
-        signature
-        + key
-        + _u16(shape.outer_cert_type)
-        + _u32(len(certification) + shape.outer_cert_size_delta)
-        + certification
-    )
+    outer = b""
+    if shape.version != _VERSION_3:
+        outer = _u16(shape.outer_cert_type) + _u32(len(certification) + shape.outer_cert_size_delta)
+    data = signature + key + outer + certification
     return signed + _u32(len(data) + shape.signature_size_delta) + data + shape.trailing
 
 
@@ -214,3 +226,15 @@ def quote_v5(platform: Platform, body: TdBody, *, td15: bool = True, **knobs: An
     """Return a version 5 quote with a TD 1.5 or 1.0 body; `knobs` are fields of `QuoteShape`."""
     shape = replace(QuoteShape(version=5), **knobs)
     return build_quote(platform, body.td15() if td15 else body.td10(), shape)
+
+
+def quote_sgx(
+    platform: Platform,
+    enclave: EnclaveReport,
+    *,
+    version: int = 3,
+    **knobs: Any,  # noqa: ANN401 - QuoteShape's fields
+) -> bytes:
+    """Return an SGX quote; `knobs` are fields of `QuoteShape`. A report's data must be given."""
+    shape = replace(QuoteShape(version=version, tee_type=TEE_SGX, qe_report=SGX_QE), **knobs)
+    return build_quote(platform, enclave.encode(bytes(64)), shape)

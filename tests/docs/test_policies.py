@@ -34,7 +34,7 @@ def test_strict_defaults_are_the_defaults() -> None:
     assert read("strict-defaults.toml") == AppraisalPolicy()
 
 
-@pytest.mark.parametrize("table", ["tdx", "snp", "gpu"])
+@pytest.mark.parametrize("table", ["tdx", "snp", "sgx", "gpu"])
 def test_strict_defaults_name_every_rule(table: str) -> None:
     """No rule is missing from it."""
     said = tomllib.loads((POLICIES / "strict-defaults.toml").read_text())

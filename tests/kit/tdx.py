@@ -12,6 +12,7 @@ from ostiary.simulator.pck import Platform
 from ostiary.simulator.quote import TdBody, quote_v4
 from tests.kit import vendors
 from tests.kit.vendors import NOW
+from verifier import x509
 from verifier.anchors import Anchors
 from verifier.appraise import Evidence, appraise
 from verifier.cache import Cache
@@ -36,6 +37,11 @@ def tcb_info(**changes: Any) -> dict[str, Any]:
     """Return good TCB info as a document, with other arguments of the simulator's `tcb_info`."""
     arguments: dict[str, Any] = {"fmspc": FMSPC, "pceid": bytes(2), **changes}
     return dict(tcb.tcb_info(NOW, **arguments))
+
+
+def serial(der: bytes) -> int:
+    """Return a certificate's serial number."""
+    return x509.serial_number(x509.load_der(der, "certificate"))
 
 
 def judge(

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ostiary.simulator.quote import (
-    QeReport,
+    EnclaveReport,
     QuoteShape,
     TdBody,
     build_quote,
@@ -128,7 +128,7 @@ def test_a_real_quote_rebuilt_from_its_fields_is_the_same(case, version):
         }
     )
     qe = told["qe_report"]
-    report = QeReport(
+    report = EnclaveReport(
         cpusvn=bytes.fromhex(qe["cpusvn"]),
         miscselect=bytes.fromhex(qe["miscselect"]),
         attributes=bytes.fromhex(qe["attributes"]),
@@ -170,9 +170,9 @@ def test_a_real_quote_rebuilt_from_its_fields_is_the_same(case, version):
         {"signature": bytes(64)},
         {"qe_signature": b"\xff" * 64},
         {"attestation_key": bytes(64)},
-        {"qe_report": QeReport(report_data=bytes(64))},
-        {"qe_report": QeReport(isvsvn=0)},
-        {"qe_report": QeReport(mrsigner=bytes(32))},
+        {"qe_report": EnclaveReport(report_data=bytes(64))},
+        {"qe_report": EnclaveReport(isvsvn=0)},
+        {"qe_report": EnclaveReport(mrsigner=bytes(32))},
         {"cert_data": b""},
         {"auth_size_delta": 1},
         {"inner_cert_size_delta": -1, "outer_cert_size_delta": 1},

@@ -29,6 +29,7 @@ from verifier.anchors import PINNED
 from verifier.cache import Cache
 from verifier.errors import Reason
 from verifier.result import Verdict
+from verifier.snp.chain import Chain, Issuers
 from verifier.snp.product import MILAN, TURIN
 from verifier.x509 import fingerprint, load_der
 
@@ -350,9 +351,25 @@ def test_cache_keeps_only_what_verified() -> None:
         forge.evidence(vek_changes={"subject": amd_name("VCEK")}),
     ):
         judge(evidence, cache=cache)
-        assert len(cache) == 0
+        assert Chain not in kinds(cache)
     judge(forge.evidence(crl={"key": "evil"}), cache=cache)
-    assert len(cache) == 1
+    assert kinds(cache) == [Chain, Issuers]
+
+
+def kinds(cache: Cache) -> list[type]:
+    return sorted({kind for kind, _ in cache._entries}, key=lambda kind: kind.__name__)
+
+
+def test_issuers_are_remembered_by_themselves() -> None:
+    """ARK and ASK are checked once for all chips, and not taken from a chain that failed."""
+    cache = Cache()
+    forge = Forge(MILAN)
+
+    judge(forge.evidence(ark_changes={}), cache=cache, anchors=PINNED)
+    judge(forge.evidence(ask_key="evil"), cache=cache)
+    assert not kinds(cache)
+    judge(forge.evidence(vek_key="evil"), cache=cache)
+    assert kinds(cache) == [Issuers]
 
 
 def test_real_root_of_the_fake_name() -> None:

@@ -109,6 +109,34 @@ def test_good_report(generation: Generation, version: int) -> None:
     assert ("mitigation vectors" in unjudged) == (version == 5)
 
 
+@pytest.mark.parametrize(
+    ("launch", "current", "failing"),
+    [
+        (0b111, 0b110, ()),
+        (0b101, 0b110, ("launch",)),
+        (0b110, 0b011, ("current",)),
+        (0, 0, ("launch", "current")),
+    ],
+)
+def test_required_mitigations(launch: int, current: int, failing: tuple[str, ...]) -> None:
+    """Each required bit must be set in both vectors; other bits do not matter."""
+    report = report_of(MILAN, launch_mit_vector=launch, current_mit_vector=current)
+    result = judge(report, rules(required_mitigations=0b110))
+
+    failed = [check.name for check in result.checks if check.ok is False]
+    assert failed == [f"mitigation vector, {name}" for name in failing]
+    assert result.reasons == ((Reason.PLATFORM_INFO,) if failing else ())
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_report_without_mitigation_vectors_shows_none(version: int) -> None:
+    """Where mitigations are required, a version that cannot tell them is refused, and says so."""
+    result = judge(report_of(MILAN, version=version), rules(required_mitigations=1))
+
+    assert result.reasons == (Reason.PLATFORM_INFO,)
+    assert any(check.seen == f"none in version {version}" for check in result.checks)
+
+
 POLICY = 0x3001F
 VLEK = 1 << 2
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,6 +19,7 @@ from verifier.cache import Cache
 from verifier.errors import Reason
 from verifier.result import Verdict
 from verifier.snp import SnpEndorsements
+from verifier.tdx.collateral import VerifiedCollateral
 
 GOOD = collateral()
 
@@ -113,14 +116,17 @@ def test_roots_are_judged_on_every_call() -> None:
 
 
 def test_failures_are_not_kept() -> None:
-    """Refused collateral and refused chains leave nothing in the cache."""
+    """Refused collateral and refused chains leave nothing in the cache, but for a CA that held."""
     cache = Cache()
     stranger = FakeIntel.create(NOW)
-    judge(endorsements={**good_collateral(), "tcb_info": "{}"}, cache=cache)
-    assert len(cache) == 0
+    bad = collateral({**good_collateral(), "tcb_info": "{}"})
+    judge(endorsements=bad, cache=cache)
+    assert cache.peek(VerifiedCollateral, bad.digest) is None
+    assert len(cache) == 1
 
     judge(machine=stranger.platform(), endorsements=GOOD, cache=cache)
-    assert len(cache) == 1
+    assert cache.peek(VerifiedCollateral, GOOD.digest) is not None
+    assert len(cache) == 2
 
 
 def test_the_cache_is_bounded_and_forgets_the_least_used() -> None:
@@ -141,6 +147,36 @@ def test_the_cache_is_bounded_and_forgets_the_least_used() -> None:
     assert made == ["a", "b", "c", "b"]
     assert len(cache) == 2
     assert cache.recall(int, b"a", lambda: 1) == 1
+
+
+def test_threads_share_a_cache() -> None:
+    """Under many threads nothing raises, every answer is right, and the limit holds."""
+    cache = Cache(limit=8)
+
+    def work(seed: int) -> bool:
+        for number in range(400):
+            wanted = (seed * number) % 23
+            if cache.recall(int, bytes([wanted]), lambda wanted=wanted: wanted) != wanted:
+                return False
+        return True
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(16)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(cache) <= 8
+
+
+def test_a_cache_without_room_keeps_nothing() -> None:
+    """A limit of 0 makes everything anew."""
+    cache = Cache(limit=0)
+    cache.keep(str, b"a", "a")
+
+    assert cache.peek(str, b"a") is None
+    assert cache.recall(str, b"a", lambda: "b") == "b"
 
 
 def test_results_do_not_share_what_a_caller_may_change() -> None:

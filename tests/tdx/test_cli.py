@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ostiary.cli.verify import MAX_FILE, parse_time
+from ostiary.cli.inputs import MAX_FILE, parse_time
+from ostiary.simulator.quote import quote_v4
 from tests.kit import corpus, vendors
 from tests.kit.corpus import run_cli
 from tests.kit.tdx import collateral
@@ -61,7 +62,7 @@ def test_no_collateral_is_a_reject(quote: str) -> None:
 def test_other_quotes_are_unsupported(tmp_path: Path) -> None:
     """A kind that this version cannot judge has exit status 3."""
     path = tmp_path / "quote.bin"
-    path.write_bytes((3).to_bytes(2, "little") + bytes(1000))
+    path.write_bytes(quote_v4(vendors.platform(), vendors.good_body(), key_type=3))
     status, out, _ = tdx("--quote", str(path), *AT, "--json")
 
     assert status == 3

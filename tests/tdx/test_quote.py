@@ -129,10 +129,7 @@ def test_unknown_versions_are_malformed(version: int) -> None:
 @pytest.mark.parametrize(
     ("knobs", "named"),
     [
-        ({"version": 3}, "SGX"),
-        ({"tee_type": 0}, "SGX"),
         ({"key_type": 3}, "P-384"),
-        ({"version": 5, "body_type": 1}, "body type 1 (SGX)"),
         ({"version": 5, "body_type": 4}, "body type 4 (TD 1.5 extended)"),
         ({"inner_cert_type": 1}, "PPID in clear"),
         ({"inner_cert_type": 2}, "RSA 2048"),
@@ -154,6 +151,21 @@ def test_known_kinds_that_are_not_judged_are_unsupported_by_name(
 @pytest.mark.parametrize(
     "knobs",
     [
+        {"version": 3, "tee_type": 0},
+        {"tee_type": 0},
+        {"version": 5, "tee_type": 0},
+        {"version": 5, "body_type": 1},
+    ],
+)
+def test_a_quote_of_an_enclave_is_none_of_a_td(knobs: dict[str, Any]) -> None:
+    """What says that it is SGX's is refused where a TDX quote was asked for."""
+    assert refused(judge(**knobs), Reason.KIND_MISMATCH, saying="SGX")
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"version": 3},
         {"key_type": 0},
         {"key_type": 1},
         {"key_type": 4},

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ostiary.simulator import tcb
 from ostiary.simulator.intel import raw_signature
-from ostiary.simulator.quote import QeReport, public_point
+from ostiary.simulator.quote import EnclaveReport, public_point
 from tests.kit import vendors
 from tests.kit.tdx import V4_BODY_END, accepted, judge, refused
 from tests.kit.vendors import NOW, good_collateral
@@ -52,7 +52,7 @@ def test_an_attestation_key_that_the_qe_does_not_name_is_refused() -> None:
     """A key swapped in, with a good signature by it, is not the one that the QE report names."""
     machine = replace(vendors.platform(), attestation_key=ec.generate_private_key(ec.SECP256R1()))
     named = vendors.good_quote()[V4_BODY_END + 4 + 128 + 6 :][320:384]
-    result = judge(machine=machine, qe_report=QeReport(report_data=named))
+    result = judge(machine=machine, qe_report=EnclaveReport(report_data=named))
 
     assert refused(result, Reason.QE_REPORT_INVALID, saying="REPORTDATA")
 
@@ -88,7 +88,7 @@ def test_a_qe_report_by_another_key_is_refused() -> None:
 def test_the_second_half_of_the_qe_report_data_is_zero(tail: bytes) -> None:
     """REPORTDATA is the key's digest and 32 zero bytes, nothing else."""
     named = vendors.good_quote()[V4_BODY_END + 4 + 128 + 6 :][320:352]
-    result = judge(qe_report=QeReport(report_data=named + tail))
+    result = judge(qe_report=EnclaveReport(report_data=named + tail))
 
     assert refused(result, Reason.QE_REPORT_INVALID, saying="REPORTDATA")
 
@@ -107,14 +107,14 @@ def test_the_second_half_of_the_qe_report_data_is_zero(tail: bytes) -> None:
 )
 def test_an_enclave_that_is_not_intels_qe_is_refused(changes: dict[str, Any], named: str) -> None:
     """CVE-2026-22696: an enclave on a genuine platform that poses as the quoting enclave."""
-    result = judge(qe_report=replace(QeReport(), **changes))
+    result = judge(qe_report=replace(EnclaveReport(), **changes))
 
     assert refused(result, Reason.QE_IDENTITY_MISMATCH, saying=named)
 
 
 def test_masked_qe_attributes_may_differ() -> None:
     """Bits outside the identity's mask are the platform's business (bit 2 is MODE64BIT's)."""
-    report = replace(QeReport(), attributes=bytes.fromhex("1100000000000000e500000000000000"))
+    report = replace(EnclaveReport(), attributes=bytes.fromhex("1100000000000000e500000000000000"))
 
     assert accepted(judge(qe_report=report))
 
@@ -122,7 +122,7 @@ def test_masked_qe_attributes_may_differ() -> None:
 def test_a_debug_qe_is_refused_whatever_the_mask_says() -> None:
     """The DEBUG bit is looked at by itself, so that a wide mask cannot hide it."""
     identity = tcb.qe_identity(NOW) | {"attributesMask": "F9" + "FF" * 7 + "00" * 8}
-    report = replace(QeReport(), attributes=bytes.fromhex("1700000000000000e700000000000000"))
+    report = replace(EnclaveReport(), attributes=bytes.fromhex("1700000000000000e700000000000000"))
     result = judge(qe_report=report, endorsements=good_collateral(qe_identity=identity))
 
     assert refused(result, Reason.QE_IDENTITY_MISMATCH, saying="DEBUG")
@@ -130,7 +130,7 @@ def test_a_debug_qe_is_refused_whatever_the_mask_says() -> None:
 
 def test_a_qe_below_every_level_is_refused() -> None:
     """A QE older than all that Intel lists has no TCB level."""
-    result = judge(qe_report=replace(QeReport(), isvsvn=2))
+    result = judge(qe_report=replace(EnclaveReport(), isvsvn=2))
 
     assert refused(result, Reason.TCB_NOT_SUPPORTED, saying="QE")
     assert result.tcb_status is None

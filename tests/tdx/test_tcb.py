@@ -10,14 +10,16 @@ import pytest
 from ostiary.simulator import tcb
 from ostiary.simulator.intel import FMSPC
 from ostiary.simulator.pck import SgxExtension
-from ostiary.simulator.quote import QeReport, quote_v5
+from ostiary.simulator.quote import EnclaveReport, quote_v5
 from tests.kit import vendors
 from tests.kit.tdx import accepted, judge, refused, tcb_info
 from tests.kit.vendors import NOW, good_body, good_collateral
 from verifier.errors import Reason
 from verifier.policy import AppraisalPolicy, TdxReference, TdxRules
 from verifier.result import AttestationResult, TcbStatus
-from verifier.tdx.tcb import converge
+from verifier.tdx import tcbinfo
+from verifier.tdx.pck import parse_extension
+from verifier.tdx.tcb import converge, platform_level
 from verifier.wire.canonical import Hex
 
 S = TcbStatus
@@ -112,7 +114,7 @@ def test_levels_match_in_intels_order_whatever_the_list_says() -> None:
 
 def test_the_pck_tells_the_components_and_not_the_qe() -> None:
     """The QE report's CPUSVN has no say in the platform's TCB."""
-    report = replace(QeReport(), cpusvn=b"\xff" * 16)
+    report = replace(EnclaveReport(), cpusvn=b"\xff" * 16)
     sgx = SgxExtension(
         bytes(16), (0,) * 16, 13, FMSPC, cpusvn=b"\xff" * 16, platform_instance_id=bytes(16)
     )
@@ -290,3 +292,14 @@ def test_a_revoked_current_module_is_revoked() -> None:
     """A TD that runs now under a revoked module is not saved by its launch."""
     assert relaunch(6, 2) is S.REVOKED
     assert relaunch(2, 6) is S.REVOKED
+
+
+def test_parts_are_never_compared_with_fewer() -> None:
+    """SGX levels have no TDX parts: to hold a TD against them is our mistake, and stops."""
+    info = tcbinfo.parse(
+        tcb.to_text(tcb.tcb_info(NOW, fmspc=FMSPC, pceid=bytes(2), tee="sgx")), "SGX"
+    )
+    sgx = parse_extension(vendors.platform().sgx.encode())
+
+    with pytest.raises(ValueError, match="as many parts"):
+        platform_level(info, sgx, bytes(TDX))

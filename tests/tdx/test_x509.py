@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -14,7 +17,9 @@ from ostiary.simulator.intel import intel_name
 from tests.kit import vendors
 from tests.kit.vendors import NOW
 from verifier import x509
+from verifier.der import Der
 from verifier.errors import Reason, VerifierError
+from verifier.tdx.signature import p256_key
 
 INTEL = vendors.fake_intel()
 PCK, CA, ROOT = vendors.platform().chain
@@ -100,6 +105,14 @@ def test_what_the_library_only_warns_of_is_refused() -> None:
         reason_of(x509.load_der, INTEL.platform(subject=subject).chain[0], "x")
         is Reason.CERTIFICATE_INVALID
     )
+
+
+@pytest.mark.parametrize("blocks", [(), (PCK, CA)])
+def test_a_chain_has_as_many_certificates_as_asked_for(blocks: tuple[bytes, ...]) -> None:
+    """Fewer and more are refused."""
+    text = certificates.pem(*blocks)
+
+    assert reason_of(lambda: x509.load_pem_chain(text, "x", count=1)) is Reason.CHAIN_INVALID
 
 
 def test_names_and_fingerprints() -> None:
@@ -228,3 +241,71 @@ def test_crls_count_from_this_update_to_next_update() -> None:
     assert reason_of(x509.check_crl, crl, ca, NOW - 1, "x") is Reason.CRL_INVALID
     assert reason_of(x509.check_crl, crl, ca, NOW + 10, "x") is Reason.CRL_EXPIRED
     assert reason_of(x509.crl_window, load_der_x509_crl(endless)) is Reason.CRL_INVALID
+
+
+def test_long_common_names_are_read() -> None:
+    """Issuers of TPMs have common names of 79 characters; the library's warning stays inside."""
+    subject = certificates.name(("CN", "x" * 79))
+
+    assert (
+        x509.common_name(x509.load_der(INTEL.platform(subject=subject).chain[0], "x")) == "x" * 79
+    )
+
+
+@pytest.mark.parametrize("unused", [1, 2, 7])
+def test_the_unused_bits_of_a_signature_have_one_spelling(unused: int) -> None:
+    """Else one certificate, or one list, would have several digests (found by flipping bits)."""
+    for raw, load, reason in (
+        (PCK, x509.load_der, Reason.CERTIFICATE_INVALID),
+        (INTEL.crl("root", NOW), x509.load_crl, Reason.CRL_INVALID),
+    ):
+        outer = Der(raw, "x").sequence()
+        body, algorithm, signature = outer.element(0x30), outer.element(0x30), outer.whole_bits()
+        spelled = der.sequence(body, algorithm, der.bits(signature, unused=unused))
+
+        assert reason_of(load, der.sequence(body, algorithm, der.bits(signature)), "x") is None
+        assert reason_of(load, spelled, "x") is reason
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        certificates.basic_constraints(ca=True),
+        certificates.key_usage(certificates.KEY_CERT_SIGN),
+        certificates.key_usage(certificates.NON_REPUDIATION),
+    ],
+)
+def test_only_signers_are_end_entities(extension: certificates.Extension) -> None:
+    """A CA, and a key that may issue certificates or not sign, is no end entity."""
+    leaf = x509.load_der(INTEL.platform(extensions=(extension,)).chain[0], "x")
+
+    assert reason_of(x509.check_end_entity, leaf, "x") is Reason.CHAIN_INVALID
+    assert reason_of(x509.check_end_entity, x509.load_der(PCK, "x"), "x") is None
+
+
+def test_a_p256_key_is_asked_for() -> None:
+    """Any other key is refused."""
+    spki = certificates.spki_of(ec.generate_private_key(ec.SECP384R1()).public_key())
+    other = x509.load_der(INTEL.platform(spki=spki).chain[0], "x")
+
+    assert reason_of(p256_key, other, "x") is Reason.CERTIFICATE_INVALID
+    assert p256_key(x509.load_der(PCK, "x"), "x").curve.name == "secp256r1"
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Serial 0 and strict reading hold on many threads at once, and no filter is lost."""
+    zero = INTEL.platform(serial=0).chain[0]
+    country = certificates.name(("C", "United Kin"))
+    bad = INTEL.platform(subject=country).chain[0]
+
+    def work(number: int) -> Reason | None:
+        raw = bad if number % 3 == 0 else zero
+        return reason_of(lambda: x509.serial_number(x509.load_der(raw, "x")))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(work, range(600)))
+    filters = len(warnings.filters)
+
+    assert [work(number) for number in range(600)] == found
+    assert found == [Reason.CERTIFICATE_INVALID if n % 3 == 0 else None for n in range(600)]
+    assert len(warnings.filters) == filters

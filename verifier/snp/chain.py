@@ -24,10 +24,12 @@ from verifier.x509 import (
     check_end_entity,
     check_issued_by,
     check_window,
+    common_name,
     fingerprint,
     load_crl,
     load_der,
     not_after,
+    serial_number,
 )
 
 _RSA_BITS: Final = 4096
@@ -46,52 +48,54 @@ def _p384(certificate: x509.Certificate, what: str) -> ec.EllipticCurvePublicKey
     return key
 
 
-def _check_spelling(der: bytes, signature: bytes, what: str, reason: Reason) -> None:
-    """Refuse a certificate or CRL whose signature does not use all bits of its BIT STRING.
-
-    The signature covers everything but itself, and the library lets its unused-bits byte (X.690
-    §8.6.2) vary where the last bits are zero: then one certificate would have several digests.
-    """
-    if not der.endswith(b"\0" + signature):
-        raise VerifierError(reason, f"{what}: a signature of whole bytes expected")
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class SignedCrl:
-    """A CRL whose signature holds under the ARK that its cache key names."""
+    """A CRL whose signature holds under the ARK that its cache key names; dates unchecked."""
 
     crl: x509.CertificateRevocationList
+    revoked: frozenset[int]
+
+    def check(self, certificate: x509.Certificate, what: str) -> None:
+        """Check that the certificate, which the same ARK issued, is not listed.
+
+        Raises:
+            VerifierError: `certificate_revoked`.
+        """
+        serial = serial_number(certificate)
+        if serial in self.revoked:
+            raise VerifierError(Reason.CERTIFICATE_REVOKED, f"{what}: serial {serial:x} is revoked")
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """The three certificates of a report, read but not yet believed."""
+class Issuers:
+    """ARK and ASK or ASVK, read but not yet believed; `digest` is over the bytes of both.
+
+    Every chip of a product and cloud has the same two, so they are remembered by themselves.
+    """
 
     ark: x509.Certificate
     ask: x509.Certificate
-    vek: x509.Certificate
-    extensions: VekExtensions
-    key: ec.EllipticCurvePublicKey
+    ark_name: str
+    ask_name: str
     root_sha256: bytes
+    digest: bytes
 
     @classmethod
-    def load(cls, endorsements: SnpEndorsements) -> Chain:
-        """Return the chain in the endorsements, parsed strictly.
+    def load(cls, endorsements: SnpEndorsements, cache: Cache | None) -> Issuers:
+        """Return the issuers in the endorsements, parsed strictly or remembered.
 
         Raises:
-            VerifierError: `too_large`, `certificate_invalid`, `chain_invalid` or
-                `product_mismatch`.
+            VerifierError: `too_large` or `certificate_invalid`.
         """
+        digest = _digest(endorsements.ark, endorsements.ask)
+        remembered = None if cache is None else cache.peek(Issuers, digest)
+        if remembered is not None:
+            return remembered
         ark = load_der(endorsements.ark, "ARK")
         ask = load_der(endorsements.ask, "ASK")
-        vek = load_der(endorsements.vek, "VEK")
-        invalid = Reason.CERTIFICATE_INVALID
-        _check_spelling(endorsements.ark, ark.signature, "ARK", invalid)
-        _check_spelling(endorsements.ask, ask.signature, "ASK", invalid)
-        _check_spelling(endorsements.vek, vek.signature, "VEK", invalid)
-        return cls(ark, ask, vek, parse_vek(vek), _p384(vek, "VEK"), fingerprint(ark))
+        return cls(ark, ask, common_name(ark), common_name(ask), fingerprint(ark), digest)
 
     def check_signatures(self) -> None:
         """Check who issued whom, down from the ARK, which must still be pinned by the caller.
@@ -105,6 +109,56 @@ class Chain:
         _check_rsa(self.ask, "ASK")
         check_ca(self.ask, path_length=0, what="ASK")
         check_issued_by(self.ask, self.ark, "ASK")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The three certificates of a report, read but not yet believed."""
+
+    issuers: Issuers
+    vek: x509.Certificate
+    vek_name: str
+    extensions: VekExtensions
+    key: ec.EllipticCurvePublicKey
+
+    @property
+    def ark(self) -> x509.Certificate:
+        """The root."""
+        return self.issuers.ark
+
+    @property
+    def ask(self) -> x509.Certificate:
+        """The VEK's issuer: ASK or ASVK."""
+        return self.issuers.ask
+
+    @property
+    def root_sha256(self) -> bytes:
+        """SHA-256 of the root's DER."""
+        return self.issuers.root_sha256
+
+    @classmethod
+    def load(cls, endorsements: SnpEndorsements, cache: Cache | None = None) -> Chain:
+        """Return the chain in the endorsements, parsed strictly.
+
+        Raises:
+            VerifierError: `too_large`, `certificate_invalid`, `chain_invalid` or
+                `product_mismatch`.
+        """
+        issuers = Issuers.load(endorsements, cache)
+        vek = load_der(endorsements.vek, "VEK")
+        return cls(issuers, vek, common_name(vek), parse_vek(vek), _p384(vek, "VEK"))
+
+    def check_signatures(self, cache: Cache | None = None) -> None:
+        """Check who issued whom; issuers that `cache` holds were checked before.
+
+        Raises:
+            VerifierError: `chain_invalid`.
+        """
+        if cache is None or cache.peek(Issuers, self.issuers.digest) is None:
+            self.issuers.check_signatures()
+        if cache is not None:
+            cache.keep(Issuers, self.issuers.digest, self.issuers)
         check_end_entity(self.vek, "VEK")
         check_issued_by(self.vek, self.ask, "VEK")
 
@@ -124,31 +178,23 @@ def _digest(*parts: bytes) -> bytes:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
-def _absent() -> Chain:
-    raise LookupError
-
-
 def remembered_chain(endorsements: SnpEndorsements, cache: Cache | None) -> Chain | None:
     """Return the chain in the endorsements if its signatures were checked before."""
     if cache is None:
         return None
-    digest = _digest(endorsements.ark, endorsements.ask, endorsements.vek)
-    try:
-        return cache.recall(Chain, digest, _absent)
-    except LookupError:
-        return None
+    return cache.peek(Chain, _digest(endorsements.ark, endorsements.ask, endorsements.vek))
 
 
 def remember_chain(endorsements: SnpEndorsements, chain: Chain, cache: Cache | None) -> None:
     """Remember the chain in the endorsements, whose signatures hold."""
     if cache is not None:
         digest = _digest(endorsements.ark, endorsements.ask, endorsements.vek)
-        cache.recall(Chain, digest, lambda: chain)
+        cache.keep(Chain, digest, chain)
 
 
 def signed_crl(
     der: bytes, ark: x509.Certificate, root_sha256: bytes, cache: Cache | None
-) -> x509.CertificateRevocationList:
+) -> SignedCrl:
     """Return the CRL in `der`, signed by this ARK (whose DER has that SHA-256); dates unchecked.
 
     Raises:
@@ -157,9 +203,7 @@ def signed_crl(
 
     def load() -> SignedCrl:
         crl = load_crl(der, "AMD CRL")
-        _check_spelling(der, crl.signature, "AMD CRL", Reason.CRL_INVALID)
         check_crl_signature(crl, ark, "AMD CRL")
-        return SignedCrl(crl)
+        return SignedCrl(crl, frozenset(entry.serial_number for entry in crl))
 
-    signed = load() if cache is None else cache.recall(SignedCrl, _digest(root_sha256, der), load)
-    return signed.crl
+    return load() if cache is None else cache.recall(SignedCrl, _digest(root_sha256, der), load)

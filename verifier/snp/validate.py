@@ -284,9 +284,7 @@ def _validate_guest(
         "any" if rules.allow_migration_agent else "all ones: no migration agent",
         report.report_id_ma.hex(),
     )
-    if report.has_mitigations:
-        vectors = [hex(report.launch_mit_vector), hex(report.current_mit_vector)]
-        appraisal.not_judged("mitigation vectors", vectors, "no required mitigations in policy")
+    _validate_mitigations(appraisal, report, rules)
     _validate_reference(appraisal, report, policy)
     if report_data is None:
         appraisal.not_judged("REPORT_DATA", report.report_data.hex(), "no expected report data")
@@ -298,6 +296,25 @@ def _validate_guest(
         report_data.hex(),
         report.report_data.hex(),
     )
+
+
+def _validate_mitigations(appraisal: Appraisal, report: SnpReport, rules: SnpRules) -> None:
+    """Require mitigations by mask, at launch and now; a report without vectors shows none."""
+    vectors = {"launch": report.launch_mit_vector, "current": report.current_mit_vector}
+    required = rules.required_mitigations
+    if not required:
+        if report.has_mitigations:
+            seen = [hex(vector) for vector in vectors.values()]
+            appraisal.not_judged("mitigation vectors", seen, "no required mitigations in policy")
+        return
+    for name, vector in vectors.items():
+        appraisal.require(
+            f"mitigation vector, {name}",
+            vector & required == required,
+            Reason.PLATFORM_INFO,
+            f"all bits of {required:#x}",
+            hex(vector) if report.has_mitigations else f"none in version {report.version}",
+        )
 
 
 def validate(

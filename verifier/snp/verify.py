@@ -30,7 +30,7 @@ from verifier.snp.claims import product_claims, report_claims
 from verifier.snp.endorsements import SnpEndorsements, VekExtensions
 from verifier.snp.product import CHIP_ID_SIZE, Generation
 from verifier.snp.report import KEY_VCEK, KEY_VLEK, SIGNED_SIZE, SnpReport
-from verifier.x509 import check_crl_window, check_not_revoked, common_name, crl_window
+from verifier.x509 import check_crl_window, crl_window
 
 P384_ORDER: Final = int(
     "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
@@ -70,8 +70,8 @@ def _check_product(appraisal: Appraisal, generation: Generation, chain: Chain) -
     name = generation.product
     reason = Reason.PRODUCT_MISMATCH
     _check_equal(appraisal, "VEK product", reason, name, chain.extensions.generation.product)
-    _check_equal(appraisal, "ARK name", reason, f"ARK-{name}", common_name(chain.ark))
-    ask_name = common_name(chain.ask)
+    _check_equal(appraisal, "ARK name", reason, f"ARK-{name}", chain.issuers.ark_name)
+    ask_name = chain.issuers.ask_name
     names = [prefix + name for prefix in _ISSUER_PREFIXES.values()]
     if ask_name not in names:
         raise VerifierError(reason, f"ASK name: one of {names} expected, {ask_name!r} seen")
@@ -87,9 +87,9 @@ def _check_path(
             Reason.SIGNATURE_INVALID, "SIGNING_KEY: VCEK or VLEK expected, the report has no key"
         )
     issuer = _ISSUER_PREFIXES[key] + generation.product
-    _check_equal(appraisal, "ASK name", Reason.CHAIN_INVALID, issuer, common_name(chain.ask))
+    _check_equal(appraisal, "ASK name", Reason.CHAIN_INVALID, issuer, chain.issuers.ask_name)
     leaf = _LEAF_NAMES[key]
-    _check_equal(appraisal, "VEK name", Reason.CHAIN_INVALID, leaf, common_name(chain.vek))
+    _check_equal(appraisal, "VEK name", Reason.CHAIN_INVALID, leaf, chain.vek_name)
 
 
 def _check_root(
@@ -122,11 +122,11 @@ def _check_revocation(
             raise VerifierError(Reason.CRL_MISSING, "AMD CRL: expected, none given")
         appraisal.not_judged("revocation", "no CRL", "revocation not judged (--no-crl)")
         return
-    crl = signed_crl(endorsements.crl, chain.ark, chain.root_sha256, cache)
-    check_crl_window(crl, now, "AMD CRL")
-    check_not_revoked(chain.ark, crl, "ARK")
-    check_not_revoked(chain.ask, crl, "ASK")
-    appraisal.limit(crl_window(crl)[1])
+    signed = signed_crl(endorsements.crl, chain.ark, chain.root_sha256, cache)
+    check_crl_window(signed.crl, now, "AMD CRL")
+    signed.check(chain.ark, "ARK")
+    signed.check(chain.ask, "ASK")
+    appraisal.limit(crl_window(signed.crl)[1])
     appraisal.require("revocation", True, Reason.CERTIFICATE_REVOKED, "not listed", "not listed")
 
 
@@ -187,7 +187,7 @@ def verify(
     if endorsements is None:
         raise VerifierError(Reason.COLLATERAL_MISSING, "VEK, ASK and ARK: expected, none given")
     remembered = remembered_chain(endorsements, cache)
-    chain = remembered or Chain.load(endorsements)
+    chain = remembered or Chain.load(endorsements, cache)
 
     # 2. One product, from the CPUID; version 2 has none, so there the certificate says.
     if report.has_cpuid:
@@ -205,7 +205,7 @@ def verify(
     # 4. ARK, pinned -> ASK or ASVK -> VEK; all valid now.
     _check_root(appraisal, generation, chain, anchors)
     if remembered is None:
-        chain.check_signatures()
+        chain.check_signatures(cache)
         remember_chain(endorsements, chain, cache)
     appraisal.limit(chain.check_dates(now))
     appraisal.require("chain", True, Reason.CHAIN_INVALID, "ARK, ASK, VEK", "issued and valid")

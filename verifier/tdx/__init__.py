@@ -1,6 +1,7 @@
-"""Intel TDX quotes, in the order of their files.
+"""Intel quotes, in the order of their files. What SGX shares with TDX is here too.
 
-`quote` reads the bytes; `pck`, `collateral`, `tcbinfo` and `identity` read what Intel signs;
-`verify` asks if a quote is genuine and `tcb` how its platform stands; `validate` asks if it is
-acceptable.
+`body` and `quote` read the bytes; `profile`, `certificate`, `crl` and `pck` read Intel's
+certificates, `vendor_json`, `tcbinfo` and `identity` what Intel signs besides, `collateral` all of
+it; `verify` asks if a quote is genuine and `tcb` how its platform stands; `platform` asks if that
+is acceptable, and `validate` if the TD is.
 """

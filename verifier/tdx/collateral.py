@@ -1,4 +1,4 @@
-"""Collateral for a TDX quote: what Intel signs about platforms, modules, QEs and revocation.
+"""Collateral for an Intel quote: what Intel signs of platforms, modules, QEs and revocation.
 
 Guarantees: `verify` returns only if every chain ends in one pinned root and every signature is
 right over the very bytes received, before any of it is parsed as JSON. CRLs that are missing are
@@ -10,23 +10,24 @@ Source: Intel PCS API v4; the JSON container is the one that DCAP tools exchange
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final, final
 
-from cryptography import x509 as c_x509
-
-from verifier import x509
 from verifier.anchors import Anchors
+from verifier.cache import Cache
 from verifier.errors import Reason, VerifierError
-from verifier.tdx import identity, tcbinfo
-from verifier.tdx.identity import QeIdentity
-from verifier.tdx.pck import PCK_CA_NAMES, check_name, check_root, identify
-from verifier.tdx.signature import SIGNATURE_SIZE, p256_key, verifies
+from verifier.tdx import certificate, crl, identity, tcbinfo
+from verifier.tdx.certificate import Certificate
+from verifier.tdx.crl import RevocationList
+from verifier.tdx.identity import QeIdentity, Tee
+from verifier.tdx.pck import load_ca
+from verifier.tdx.signature import SIGNATURE_SIZE, verifies
 from verifier.tdx.tcbinfo import TcbInfo
 from verifier.tdx.vendor_json import loads
-from verifier.tdx.windows import Windows, of_certificate, of_crl, of_document
+from verifier.tdx.windows import Windows, of_document
 
 MAX_COLLATERAL: Final = 4 * 1024 * 1024
 """Largest collateral in bytes, as JSON."""
@@ -34,9 +35,9 @@ SIGNER_NAME: Final = "Intel SGX TCB Signing"
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TdxCollateral:
-    """The nine parts, exactly as received; "" or b"" where one is missing.
+    """The nine parts, exactly as received; "" or b"" where one is missing. SGX has the same.
 
     PEM chains (leaf first), CRLs in DER, the signed JSON texts and their signatures (64 bytes).
     """
@@ -50,19 +51,19 @@ class TdxCollateral:
     qe_identity_issuer_chain: str
     qe_identity: str
     qe_identity_signature: bytes
-    digest: bytes = field(init=False, repr=False, compare=False)
-    """SHA-256 over all parts, each behind its length."""
 
-    def __post_init__(self) -> None:
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over all parts, each behind its length."""
         digest = hashlib.sha256()
         for part in _PARTS:
             value = getattr(self, part)
             raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
             digest.update(len(raw).to_bytes(8, "big") + raw)
-        object.__setattr__(self, "digest", digest.digest())
+        return digest.digest()
 
 
-_PARTS: Final = tuple(f.name for f in fields(TdxCollateral) if f.init)
+_PARTS: Final = tuple(f.name for f in fields(TdxCollateral))
 _CRL_PARTS: Final = {"pck_crl_issuer_chain", "root_ca_crl", "pck_crl"}
 _BINARY: Final = {"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"}
 
@@ -81,11 +82,13 @@ def from_json(raw: bytes) -> TdxCollateral:
             Reason.TOO_LARGE, f"collateral: {len(raw)} bytes, at most {MAX_COLLATERAL} expected"
         )
     try:
-        text = raw.decode()
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = loads(raw.decode(), "collateral")
+    except UnicodeDecodeError as error:
         raise VerifierError(Reason.MALFORMED, f"collateral: not JSON: {error}") from error
-    data = loads(text, "collateral")
+    except VerifierError as error:
+        if isinstance(error.__cause__, json.JSONDecodeError | RecursionError):
+            raise VerifierError(Reason.MALFORMED, str(error)) from error
+        raise
     unknown = sorted(set(data) - set(_PARTS))
     if unknown:
         raise VerifierError(Reason.COLLATERAL_MALFORMED, f"collateral: unknown part {unknown[0]!r}")
@@ -128,17 +131,21 @@ class VerifiedCollateral:
 
     root: bytes
     windows: Windows
-    serials: tuple[int, ...]
+    serials: tuple[bytes, ...]
     missing_crls: tuple[str, ...]
-    root_revoked: frozenset[int]
+    root_revoked: frozenset[bytes]
     pck_ca: tuple[bytes, bytes] | None
-    pck_revoked: frozenset[int]
+    pck_revoked: frozenset[bytes]
     tcb_info: TcbInfo
     qe_identity: QeIdentity
 
 
-def verify(collateral: TdxCollateral, anchors: Anchors) -> VerifiedCollateral:
-    """Return the collateral's contents, each signature checked.
+def verify(
+    collateral: TdxCollateral, anchors: Anchors, tee: Tee = "TDX", store: Cache | None = None
+) -> VerifiedCollateral:
+    """Return the collateral's contents, for quotes of this TEE, each signature checked.
+
+    `store` remembers Intel's PCK CA, so that quote and collateral check its signature once.
 
     Raises:
         VerifierError: see the module's guarantees; the reason is that of the first part that fails.
@@ -154,42 +161,34 @@ def verify(collateral: TdxCollateral, anchors: Anchors) -> VerifiedCollateral:
     if collateral.qe_identity_issuer_chain != collateral.tcb_info_issuer_chain:
         qe_signer, qe_root = _signer(collateral.qe_identity_issuer_chain, anchors, "QE identity")
     _one_root(root, qe_root)
-    windows = [
-        of_certificate(root, "Intel root"),
-        of_certificate(tcb_signer, "TCB info signer"),
-        of_certificate(qe_signer, "QE identity signer"),
-    ]
-    serials = [x509.serial_number(tcb_signer), x509.serial_number(qe_signer)]
+    windows = [root.window, tcb_signer.window, qe_signer.window]
+    serials = [tcb_signer.serial, qe_signer.serial]
 
     # 2. Root CRL by the root; PCK CRL by the PCK CA, which the same root issued.
-    root_revoked = pck_revoked = frozenset[int]()
+    root_revoked = pck_revoked = frozenset[bytes]()
     pck_ca = None
     if not missing:
         root_crl = _crl(collateral.root_ca_crl, root, "root CRL")
-        root_revoked = frozenset(entry.serial_number for entry in root_crl)
-        issuer = _pck_ca(collateral.pck_crl_issuer_chain, root, anchors)
-        pck_ca = identify(issuer)
-        serials.append(x509.serial_number(issuer))
+        root_revoked = root_crl.revoked
+        issuer = _pck_ca(collateral.pck_crl_issuer_chain, root, anchors, store)
+        pck_ca = issuer.authority
+        serials.append(issuer.serial)
         pck_crl = _crl(collateral.pck_crl, issuer, "PCK CRL")
-        pck_revoked = frozenset(entry.serial_number for entry in pck_crl)
-        windows += [
-            of_crl(root_crl, "root CRL"),
-            of_certificate(issuer, "PCK CRL issuer"),
-            of_crl(pck_crl, "PCK CRL"),
-        ]
+        pck_revoked = pck_crl.revoked
+        windows += [root_crl.window, issuer.window, pck_crl.window]
 
     # 3. Signatures over the exact texts, and only then their contents (4. fields, in range).
     _check_signature(tcb_signer, collateral.tcb_info_signature, collateral.tcb_info, "TCB info")
-    tcb_info = tcbinfo.parse(collateral.tcb_info)
+    tcb_info = tcbinfo.parse(collateral.tcb_info, tee)
     windows.append(of_document(tcb_info.issue_date, tcb_info.next_update, "TCB info"))
     _check_signature(
         qe_signer, collateral.qe_identity_signature, collateral.qe_identity, "QE identity"
     )
-    qe_identity = identity.parse(collateral.qe_identity)
+    qe_identity = identity.parse(collateral.qe_identity, tee)
     windows.append(of_document(qe_identity.issue_date, qe_identity.next_update, "QE identity"))
 
     return VerifiedCollateral(
-        root=x509.fingerprint(root),
+        root=root.digest,
         windows=Windows.of(windows),
         serials=tuple(serials),
         missing_crls=tuple(missing),
@@ -211,50 +210,44 @@ def check_current(verified: VerifiedCollateral, now: int) -> None:
     for serial in verified.serials:
         if serial in verified.root_revoked:
             raise VerifierError(
-                Reason.CERTIFICATE_REVOKED, f"collateral: serial {serial:x} is in the root CRL"
+                Reason.CERTIFICATE_REVOKED, f"collateral: serial {serial.hex()} is in the root CRL"
             )
 
 
-def _signer(pem: str, anchors: Anchors, what: str) -> tuple[c_x509.Certificate, c_x509.Certificate]:
-    signer, root = x509.load_pem_chain(pem, f"{what} chain", count=2)
-    check_root(root, anchors, f"{what} root")
-    check_name(signer, (SIGNER_NAME,), f"{what} signer")
-    p256_key(signer, f"{what} signer")
-    x509.check_issued_by(signer, root, f"{what} signer")
-    x509.check_end_entity(signer, f"{what} signer")
+def _signer(pem: str, anchors: Anchors, what: str) -> tuple[Certificate, Certificate]:
+    blocks = certificate.load_blocks(pem, f"{what} chain", count=2)
+    root = certificate.load_root(blocks[1], anchors, f"{what} root")
+    signer = certificate.load(blocks[0], f"{what} signer")
+    certificate.check_name(signer, SIGNER_NAME)
+    certificate.check_issued_by(signer, root)
+    certificate.check_end_entity(signer)
     return signer, root
 
 
-def _pck_ca(pem: str, root: c_x509.Certificate, anchors: Anchors) -> c_x509.Certificate:
-    ca, pck_root = x509.load_pem_chain(pem, "PCK CRL chain", count=2)
-    check_root(pck_root, anchors, "PCK CRL root")
-    _one_root(root, pck_root)
-    check_name(ca, PCK_CA_NAMES, "PCK CRL issuer")
-    p256_key(ca, "PCK CRL issuer")
-    x509.check_issued_by(ca, root, "PCK CRL issuer")
-    x509.check_ca(ca, path_length=0, what="PCK CRL issuer")
-    return ca
+def _pck_ca(pem: str, root: Certificate, anchors: Anchors, store: Cache | None) -> Certificate:
+    blocks = certificate.load_blocks(pem, "PCK CRL chain", count=2)
+    _one_root(root, certificate.load_root(blocks[1], anchors, "PCK CRL root"))
+    return load_ca(blocks[0], root, store)
 
 
-def _crl(der: bytes, issuer: c_x509.Certificate, what: str) -> c_x509.CertificateRevocationList:
-    crl = x509.load_crl(der, what)
-    x509.check_crl_signature(crl, issuer, what)
-    return crl
+def _crl(der: bytes, issuer: Certificate, what: str) -> RevocationList:
+    found = crl.load(der, what)
+    crl.check_signature(found, issuer)
+    return found
 
 
-def _one_root(*roots: c_x509.Certificate) -> None:
-    if len({x509.fingerprint(root) for root in roots}) != 1:
+def _one_root(*roots: Certificate) -> None:
+    if len({root.digest for root in roots}) != 1:
         raise VerifierError(Reason.CHAIN_INVALID, "collateral: its chains end in different roots")
 
 
-def _check_signature(signer: c_x509.Certificate, signature: bytes, text: str, what: str) -> None:
+def _check_signature(signer: Certificate, signature: bytes, text: str, what: str) -> None:
     if len(signature) != SIGNATURE_SIZE:
         raise VerifierError(
             Reason.COLLATERAL_SIGNATURE,
             f"{what}: a signature of {SIGNATURE_SIZE} bytes expected, {len(signature)} seen",
         )
-    signed = text.encode("utf-8", "surrogatepass")
-    if not verifies(p256_key(signer, f"{what} signer"), signature, signed):
+    if not verifies(signer.key, signature, text.encode("utf-8", "surrogatepass")):
         raise VerifierError(
             Reason.COLLATERAL_SIGNATURE, f"{what}: not signed by its signer over this text"
         )

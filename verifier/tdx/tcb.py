@@ -1,8 +1,8 @@
 """How a genuine platform stands: its TCB levels compared with what Intel publishes.
 
-Guarantees: platform, TDX module and quoting enclave each match a level or the whole is an error;
-the worst of them tells the status, the oldest the date, all together the advisories. Does not say
-which status is good enough: `validate` does.
+Guarantees: platform, TDX module (for a TD) and quoting enclave each match a level or the whole is
+an error; the worst of them tells the status, the oldest the date, all together the advisories. Does
+not say which status is good enough: `validate` does.
 
 Source: Intel QVL (TCB level matching and convergence; TDRelaunchAdvised); PCS API v4.
 """
@@ -10,6 +10,7 @@ Source: Intel QVL (TCB level matching and convergence; TDRelaunchAdvised); PCS A
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import ge
 from typing import Final, final
 
 from verifier.errors import Reason, VerifierError
@@ -40,7 +41,7 @@ _MODULE_PARTS = 2
 @final
 @dataclass(frozen=True, slots=True)
 class Tcb:
-    """The converged status; `module` is None for a TDX 1.0 module; `date` is unix seconds."""
+    """The converged status; `module` is None for SGX and TDX 1.0; `date` is unix seconds."""
 
     status: TcbStatus
     platform: TcbStatus
@@ -58,7 +59,7 @@ def module_identity(info: TcbInfo, svn: bytes) -> ModuleIdentity:
     Raises:
         VerifierError: `tdx_module_mismatch` if Intel lists no such module.
     """
-    if svn[1] == 0:
+    if svn[1] == 0 and info.module is not None:
         return info.module
     name = f"TDX_{svn[1]:02X}"
     found = info.modules.get(name)
@@ -74,27 +75,31 @@ def platform_level(info: TcbInfo, sgx: SgxExtension, svn: bytes) -> PlatformLeve
     """Return the first level that the PCK's components and the quote's TEE_TCB_SVN reach.
 
     A TDX 1.5 module (byte 1 above 0) has its own identity, so its bytes 0 and 1 are not compared.
+    An SGX quote has no TEE_TCB_SVN and SGX levels no TDX components: there `svn` is empty.
 
     Raises:
         VerifierError: `tcb_not_supported`.
     """
-    first = _MODULE_PARTS if svn[1] > 0 else 0
+    first = _MODULE_PARTS if svn and svn[1] > 0 else 0
+    have = tuple(svn)[first:]
     for level in info.levels:
         if (
             sgx.pcesvn >= level.pcesvn
-            and _reaches(sgx.components, level.sgx, 0)
-            and _reaches(tuple(svn), level.tdx, first)
+            and _reaches(sgx.components, level.sgx)
+            and _reaches(have, level.tdx[first:])
         ):
             return level
     raise VerifierError(
         Reason.TCB_NOT_SUPPORTED,
         f"platform TCB: below every level: components {list(sgx.components)}, "
-        f"PCESVN {sgx.pcesvn}, TEE_TCB_SVN {svn.hex()}",
+        f"PCESVN {sgx.pcesvn}" + (f", TEE_TCB_SVN {svn.hex()}" if svn else ""),
     )
 
 
-def _reaches(have: tuple[int, ...], need: tuple[int, ...], first: int) -> bool:
-    return all(h >= n for h, n in zip(have[first:], need[first:], strict=True))
+def _reaches(have: tuple[int, ...], need: tuple[int, ...]) -> bool:
+    if len(have) != len(need):
+        raise ValueError("as many parts in the platform's TCB as in the level expected")
+    return all(map(ge, have, need))
 
 
 def enclave_level(levels: tuple[EnclaveLevel, ...], isvsvn: int, what: str) -> EnclaveLevel:
@@ -118,15 +123,17 @@ def evaluate(
         info: TCB info for this platform.
         sgx: the PCK certificate's SGX extension.
         qe: the level of the quoting enclave.
-        launch: TEE_TCB_SVN, when the TD was launched.
+        launch: TEE_TCB_SVN, when the TD was launched; empty for an SGX enclave.
         current: TEE_TCB_SVN_2, of the module that runs now (TDX 1.5 bodies only).
 
     Raises:
         VerifierError: `tcb_not_supported` or `tdx_module_mismatch`.
     """
     platform = platform_level(info, sgx, launch)
-    identity = module_identity(info, launch)
-    module = enclave_level(identity.levels, launch[0], identity.id) if identity.levels else None
+    module = None
+    if launch:
+        identity = module_identity(info, launch)
+        module = enclave_level(identity.levels, launch[0], identity.id) if identity.levels else None
     status = converge(platform.status, qe.status, None if module is None else module.status)
     if current is not None and current != launch:
         status = _relaunch(status, info, sgx, qe, current)

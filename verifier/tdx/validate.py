@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from verifier import x509
 from verifier.errors import Reason
+from verifier.eventlog import judge
+from verifier.eventlog.boot import BootClaims
 from verifier.policy import AppraisalPolicy, TdxReference, TdxRules
-from verifier.result import Appraisal, TcbStatus
-from verifier.tdx.quote import TdBody
-from verifier.tdx.tcb import Tcb
+from verifier.result import Appraisal
+from verifier.tdx import platform
+from verifier.tdx.body import TdBody
 from verifier.tdx.verify import Genuine
 
 # TD_ATTRIBUTES, 64 bits: TUD is bits 0-7, SEC 8-31, OTHER 32-63.
@@ -30,26 +31,20 @@ PERFMON: Final = 1 << 63
 XFAM_FIXED_1: Final = 0x3
 XFAM_ALLOWED: Final = 0x6DBE7
 
-REPORT_DATA_SIZE: Final = 64
-_ADVISED: Final = (
-    TcbStatus.SW_HARDENING_NEEDED,
-    TcbStatus.CONFIGURATION_NEEDED,
-    TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED,
+_REFERENCE_FIELDS: Final = tuple(
+    f for f in TdxReference.__struct_fields__ if f not in ("name", "boot")
 )
-"""Statuses that a list of known advisories may admit."""
-
-
-_REFERENCE_FIELDS: Final = tuple(f for f in TdxReference.__struct_fields__ if f != "name")
 """The reference's values have the names that the body's fields have."""
 
 
 def validate(
     appraisal: Appraisal,
-    genuine: Genuine,
+    genuine: Genuine[TdBody],
     *,
     policy: AppraisalPolicy | None,
     report_data: bytes | None,
     now: int,
+    boot: BootClaims | None = None,
 ) -> None:
     """Judge a genuine quote and record every check.
 
@@ -59,73 +54,15 @@ def validate(
         policy: rules and reference values; None is strict rules and no reference values.
         report_data: the 64 bytes that REPORTDATA must be; None is not judged.
         now: unix seconds, UTC.
+        boot: what an event log proves that replays to this quote; None where there is none.
     """
     rules = TdxRules() if policy is None else policy.tdx
     body = genuine.quote.body
-    _tcb_status(appraisal, genuine.tcb, rules, now)
-    _evaluation_numbers(appraisal, genuine, rules)
-    _platform(appraisal, genuine, rules)
+    platform.validate(appraisal, genuine, rules, now)
     _attributes(appraisal, body, rules)
     _service_td(appraisal, body, rules)
-    _measurements(appraisal, body, policy)
-    if report_data is None:
-        appraisal.not_judged("report_data", body.report_data.hex(), "no expected report data")
-    else:
-        appraisal.require(
-            "report_data",
-            body.report_data == report_data,
-            Reason.REPORT_DATA_MISMATCH,
-            report_data.hex(),
-            body.report_data.hex(),
-        )
-
-
-def _tcb_status(appraisal: Appraisal, tcb: Tcb, rules: TdxRules, now: int) -> None:
-    status = tcb.status
-    seen = f"{status.value}, {x509.rfc3339(tcb.date)[:10]}"
-    if tcb.advisories:
-        seen += f", {' '.join(tcb.advisories)}"
-    if status is TcbStatus.REVOKED:
-        appraisal.require("tcb_status", False, Reason.TCB_REVOKED, "not Revoked", seen)
-        return
-    admitted = status in rules.tcb_statuses
-    expected = " or ".join(rules.tcb_statuses)
-    if not admitted and rules.advisories_allowed and status in _ADVISED:
-        admitted = bool(tcb.advisories) and set(tcb.advisories) <= set(rules.advisories_allowed)
-        expected += f", or no advisory but {' '.join(rules.advisories_allowed)}"
-    if not admitted and rules.out_of_date_grace > 0 and status is TcbStatus.OUT_OF_DATE:
-        end = tcb.date + rules.out_of_date_grace
-        admitted = now <= end
-        expected += f", or OutOfDate until {x509.rfc3339(end)}"
-        if admitted:
-            appraisal.limit(end)
-    appraisal.require("tcb_status", admitted, Reason.TCB_STATUS, expected, seen)
-
-
-def _evaluation_numbers(appraisal: Appraisal, genuine: Genuine, rules: TdxRules) -> None:
-    minimum = rules.min_tcb_evaluation_number
-    numbers = (
-        genuine.collateral.tcb_info.evaluation_number,
-        genuine.collateral.qe_identity.evaluation_number,
-    )
-    appraisal.require(
-        "tcb_evaluation_number",
-        min(numbers) >= minimum,
-        Reason.COLLATERAL_TOO_OLD,
-        f"at least {minimum} in TCB info and QE identity",
-        f"{numbers[0]} and {numbers[1]}",
-    )
-
-
-def _platform(appraisal: Appraisal, genuine: Genuine, rules: TdxRules) -> None:
-    if rules.ppids:
-        appraisal.require(
-            "platform",
-            genuine.pck.sgx.ppid in rules.ppids,
-            Reason.PLATFORM_NOT_ALLOWED,
-            "a PPID that the policy lists",
-            genuine.pck.sgx.ppid.hex(),
-        )
+    _measurements(appraisal, body, policy, boot)
+    platform.report_data(appraisal, body.report_data, report_data)
 
 
 def _attributes(appraisal: Appraisal, body: TdBody, rules: TdxRules) -> None:
@@ -190,7 +127,9 @@ def _service_td(appraisal: Appraisal, body: TdBody, rules: TdxRules) -> None:
     )
 
 
-def _measurements(appraisal: Appraisal, body: TdBody, policy: AppraisalPolicy | None) -> None:
+def _measurements(
+    appraisal: Appraisal, body: TdBody, policy: AppraisalPolicy | None, boot: BootClaims | None
+) -> None:
     """Require one whole reference tuple; where none fits, tell how the nearest one differs."""
     if policy is None:
         appraisal.not_judged("measurements", f"mr_td {body.mr_td.hex()}")
@@ -205,21 +144,23 @@ def _measurements(appraisal: Appraisal, body: TdBody, policy: AppraisalPolicy | 
             "none",
         )
         return
-    nearest = min(references, key=lambda reference: len(_differences(reference, body)))
-    differences = _differences(nearest, body)
+    nearest = min(references, key=lambda reference: len(_differences(reference, body, boot)))
+    differences = _differences(nearest, body, boot)
     if not differences:
         appraisal.require(
             "measurements", True, Reason.MEASUREMENT_UNKNOWN, nearest.name, nearest.name
         )
     for field, expected, seen in differences:
-        appraisal.require(
-            f"{field} of {nearest.name}", False, Reason.MEASUREMENT_UNKNOWN, expected, seen
-        )
+        reason = Reason.MEASUREMENT_UNKNOWN if field != "boot" else Reason.EVENT_LOG_MISSING
+        appraisal.require(f"{field} of {nearest.name}", False, reason, expected, seen)
 
 
-def _differences(reference: TdxReference, body: TdBody) -> list[tuple[str, str, str]]:
+def _differences(
+    reference: TdxReference, body: TdBody, boot: BootClaims | None
+) -> list[tuple[str, str, str]]:
     """Return name, expected and seen of each value that is given and differs."""
-    return [
+    booted = [] if reference.boot is None else judge.differences(reference.boot, boot)
+    return booted + [
         (name, expected.hex(), seen.hex())
         for name in _REFERENCE_FIELDS
         if (expected := getattr(reference, name)) is not None

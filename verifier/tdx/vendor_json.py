@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, TypeVar, final
+from datetime import datetime
+from typing import Annotated, Any, Final, NoReturn, Protocol, TypeAlias, TypeVar, final
 
 import msgspec
 
@@ -17,11 +17,15 @@ from verifier.errors import Reason, VerifierError
 from verifier.result import TcbStatus
 
 T = TypeVar("T")
+_LEGACY_VERSION: Final = 2
 
 SVN_LIMIT: Final = 256
 """An SVN is one byte."""
 U16_LIMIT: Final = 65536
 """PCESVN, ISVSVN and ISVPRODID have two bytes."""
+Svn: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=SVN_LIMIT)]
+U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=U16_LIMIT)]
+U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 
 PLATFORM_STATUSES: Final = frozenset(
     {
@@ -45,11 +49,11 @@ ENCLAVE_STATUSES: Final = frozenset(
 class IsvTcb(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `tcb` object of a module or QE level."""
 
-    isvsvn: int
+    isvsvn: U16
 
 
 @final
-class IsvLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class IsvLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A TCB level of the TDX module or of the QE, as Intel writes it."""
 
     tcb: IsvTcb
@@ -66,6 +70,23 @@ class EnclaveLevel(msgspec.Struct, frozen=True):
     status: TcbStatus
     date: int
     advisories: tuple[str, ...]
+
+
+class Document(Protocol):
+    """A type of document: what every one of Intel's says of itself."""
+
+    @property
+    def id(self) -> str:
+        """What the document is about."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """The version of its form."""
+        ...
+
+
+D = TypeVar("D", bound=Document)
 
 
 def refuse(message: str, reason: Reason = Reason.COLLATERAL_MALFORMED) -> NoReturn:
@@ -103,13 +124,36 @@ def loads(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def require_id(data: Mapping[str, Any], kind: str, version: int, what: str) -> None:
-    """Check the `id` and `version` of a document before its other fields are read.
+def read(text: str, decoder: msgspec.json.Decoder[D], kind: str, version: int, what: str) -> D:
+    """Return a signed document of this `id` and `version` as its strict type.
+
+    Intel prints each member once, in the order of our types and without spaces. Text that our own
+    printing of what was read gives again is such text, so it holds no key twice and no float; any
+    other text takes the slow way and is searched for both.
 
     Raises:
-        VerifierError: `collateral_mismatch`.
+        VerifierError: `collateral_mismatch` for another id or version, `unsupported` for the TCB
+            info of PCS API v3, else `collateral_malformed`.
     """
+    try:
+        value = decoder.decode(text)
+        if (value.id, value.version) == (kind, version) and (
+            msgspec.json.encode(value) == text.encode()
+        ):
+            return value
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        pass  # the slow way says what is wrong
+    data = loads(text, what)
+    _require_id(data, kind, version, what)
+    return convert(data, decoder.type, what)
+
+
+def _require_id(data: Mapping[str, Any], kind: str, version: int, what: str) -> None:
+    """Check the `id` and `version` of a document before its other fields are read."""
     seen = (data.get("id"), data.get("version"))
+    if kind == "SGX" and seen == (None, _LEGACY_VERSION):
+        # Its components have other names: read as version 3 it would have none, and fit anything.
+        refuse(f"{what}: version 2, of PCS API v3", Reason.UNSUPPORTED)
     if seen != (kind, version) or isinstance(seen[1], bool):
         refuse(
             f"{what}: id {kind!r} version {version} expected, {seen[0]!r} version {seen[1]!r} seen",
@@ -144,17 +188,6 @@ def hex_bytes(text: str, length: int, what: str) -> bytes:
     return raw
 
 
-def number(value: int, below: int, what: str) -> int:
-    """Return `value` if it is in 0..below-1.
-
-    Raises:
-        VerifierError: `collateral_malformed`.
-    """
-    if not 0 <= value < below:
-        refuse(f"{what}: 0 to {below - 1} expected, {value} seen")
-    return value
-
-
 def moment(text: str, what: str) -> int:
     """Return the unix seconds of a date as Intel prints it: 2024-03-13T00:00:00Z.
 
@@ -162,12 +195,12 @@ def moment(text: str, what: str) -> int:
         VerifierError: `collateral_malformed`.
     """
     try:
-        parsed = datetime.fromisoformat(text).astimezone(UTC)
+        parsed = datetime.fromisoformat(text)
+        if parsed.isoformat() == f"{text[:-1]}+00:00" and text[-1] == "Z":
+            return int(parsed.timestamp())
     except (ValueError, OverflowError):
-        refuse(f"{what}: a date like 2024-03-13T00:00:00Z expected, {text[:40]!r} seen")
-    if parsed.strftime("%Y-%m-%dT%H:%M:%SZ") != text:
-        refuse(f"{what}: a date like 2024-03-13T00:00:00Z expected, {text[:40]!r} seen")
-    return int(parsed.timestamp())
+        pass  # refused below
+    refuse(f"{what}: a date like 2024-03-13T00:00:00Z expected, {text[:40]!r} seen")
 
 
 def enclave_levels(levels: Iterable[IsvLevel], what: str) -> tuple[EnclaveLevel, ...]:
@@ -178,7 +211,7 @@ def enclave_levels(levels: Iterable[IsvLevel], what: str) -> tuple[EnclaveLevel,
     """
     checked = [
         EnclaveLevel(
-            isvsvn=number(level.tcb.isvsvn, U16_LIMIT, f"{what}: isvsvn"),
+            isvsvn=level.tcb.isvsvn,
             status=level.tcb_status,
             date=moment(level.tcb_date, f"{what}: tcbDate"),
             advisories=level.advisory_ids,

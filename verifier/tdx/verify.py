@@ -1,45 +1,50 @@
-"""Is this TDX quote genuine? Every signature, from Intel's pinned root to the quote.
+"""Is this Intel quote genuine? Every signature, from the pinned root to the quote; TDX and SGX.
 
 Guarantees: `verify` returns only for a quote that an Intel quoting enclave on a certified, not
 revoked platform signed, with collateral that Intel signed and that is current at `now`, and says
-how that platform's TCB stands. Does not say whether such a platform or such a TD is acceptable:
-`validate` does.
+how that platform's TCB stands. Does not say whether such a platform, TD or enclave is acceptable:
+`validate` does, of each TEE.
 
-Source: Intel QVL (the reference verifier); Intel TDX DCAP Quoting Library API, appendix A.
+Source: Intel QVL (the reference verifier); Intel TDX DCAP Quoting Library API and SGX ECDSA
+QuoteLib API, appendices A.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, Generic, final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from verifier import x509
 from verifier.anchors import Anchors
 from verifier.cache import Cache
 from verifier.errors import Reason, VerifierError
 from verifier.result import Appraisal, Check
+from verifier.tdx import certificate, pck, quote, tcb
 from verifier.tdx import collateral as endorsements
-from verifier.tdx import pck, quote, tcb
+from verifier.tdx.body import EnclaveReport, TdBody
 from verifier.tdx.collateral import TdxCollateral, VerifiedCollateral
-from verifier.tdx.identity import QeIdentity
+from verifier.tdx.identity import IDS, QeIdentity, Tee
 from verifier.tdx.pck import PckChain
-from verifier.tdx.quote import QeReport, Quote
+from verifier.tdx.quote import B, Quote
 from verifier.tdx.signature import load_point, verifies
 from verifier.tdx.tcb import Tcb
 from verifier.tdx.vendor_json import EnclaveLevel
 
-_SGX_DEBUG: Final = 0x02
+SGX_DEBUG: Final = 0x02
+"""ATTRIBUTES, first byte: whoever runs the machine may read and write the enclave."""
 _ZEROS: Final = bytes(32)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Genuine:
+class Genuine(Generic[B]):
     """A quote that is genuine, with what it was judged by."""
 
-    quote: Quote
+    quote: Quote[B]
     pck: PckChain
     collateral: VerifiedCollateral
     tcb: Tcb
@@ -72,23 +77,26 @@ def verify(
     raw: bytes,
     collateral: TdxCollateral | None,
     *,
+    parse: Callable[[bytes], Quote[B]],
     now: int,
     anchors: Anchors,
     cache: Cache | None,
-) -> Genuine | None:
+) -> Genuine[B] | None:
     """Return the genuine quote, or None after the failed check was recorded in `appraisal`.
 
     Args:
         appraisal: takes the checks, the claims, the TCB status and the earliest expiry.
         raw: the quote, with nothing but zeros after it.
         collateral: what Intel signs about this platform; None is refused.
+        parse: `quote.parse` for a TDX quote, `quote.parse_sgx` for one of an enclave.
         now: unix seconds, UTC.
         anchors: the roots that this process trusts.
         cache: what earlier calls parsed and checked the signatures of, if any.
     """
     steps = _Steps(appraisal)
     try:
-        return _verify(steps, raw, collateral, now=now, anchors=anchors, cache=cache)
+        read = parse(raw)
+        return _verify(steps, read, collateral, now=now, anchors=anchors, cache=cache)
     except VerifierError as error:
         appraisal.fail(steps.name, error)
         return None
@@ -96,21 +104,22 @@ def verify(
 
 def _verify(
     steps: _Steps,
-    raw: bytes,
+    read: Quote[B],
     collateral: TdxCollateral | None,
     *,
     now: int,
     anchors: Anchors,
     cache: Cache | None,
-) -> Genuine:
+) -> Genuine[B]:
     """Take the steps of the reference's section 3.1, in its order and with its numbers."""
     appraisal = steps.appraisal
+    # Within one call quote and collateral share Intel's CA, whether or not a caller keeps more.
     store = Cache(limit=4) if cache is None else cache
 
     # 0. Bytes to fields. Claims tell what was read, whatever becomes of it.
-    read = quote.parse(raw)
     appraisal.claims.update(quote.claims(read))
-    steps.passed("version 4 or 5, TDX, ECDSA P-256", f"version {read.version}", "collateral")
+    quote.check_certified(read)
+    steps.passed(f"{read.tee}, ECDSA P-256, PCK chain", f"version {read.version}", "collateral")
 
     # 1.-4. Collateral: chains, CRLs, signatures over the exact texts, contents, dates.
     if collateral is None:
@@ -128,19 +137,22 @@ def _verify(
     appraisal.claims["pck"] = chain.claims()
     appraisal.simulated = anchors.is_simulated(chain.root) or anchors.is_simulated(signed.root)
     _check_pck(chain, signed, now)
-    steps.passed("issued by Intel, current, not revoked", "it is", "TDX module")
+    steps.passed("issued by Intel, current, not revoked", "it is", "QE report signature")
 
     # 6. TDX module: the identity that Intel publishes for this major version.
-    _check_module(read, signed)
-    steps.passed("signer and attributes as Intel publishes", "equal", "QE report signature")
+    body = read.body
+    if isinstance(body, TdBody):
+        steps.name = "TDX module"
+        _check_module(body, signed)
+        steps.passed("signer and attributes as Intel publishes", "equal", "QE report signature")
 
     # 7. The PCK signed the QE report, and the QE report names the attestation key.
     _check_qe_report(read, chain)
     steps.passed("by the PCK, naming the attestation key", "it is", "QE identity")
 
-    # 8. The QE is Intel's TD quoting enclave, not a debug one.
+    # 8. The QE is Intel's quoting enclave for this TEE, not a debug one.
     qe_level = _check_qe_identity(read.qe_report, signed.qe_identity)
-    steps.passed("Intel's TD_QE", f"ISVSVN {read.qe_report.isvsvn}", "quote signature")
+    steps.passed(f"Intel's {IDS[read.tee]}", f"ISVSVN {read.qe_report.isvsvn}", "quote signature")
 
     # 9. The attestation key signed header and body.
     if not verifies(_attestation_key(read, store), read.signature, read.signed):
@@ -150,33 +162,60 @@ def _verify(
     steps.passed("by the attestation key", "it is", "TCB level")
 
     # 10.-13. Platform, module and QE levels, converged.
-    body = read.body
-    level = tcb.evaluate(signed.tcb_info, chain.sgx, qe_level, body.tee_tcb_svn, body.tee_tcb_svn_2)
+    launch, current = b"", None
+    if isinstance(body, TdBody):
+        launch, current = body.tee_tcb_svn, body.tee_tcb_svn_2
+    level = tcb.evaluate(signed.tcb_info, chain.sgx, qe_level, launch, current)
     steps.passed("a level that Intel publishes", level.status.value, "")
+    _tell(appraisal, level)
     appraisal.limit(min(signed.windows.end, chain.windows.end))
     return Genuine(read, chain, signed, level)
 
 
+def _tell(appraisal: Appraisal, level: Tcb) -> None:
+    appraisal.tcb_status = level.status
+    appraisal.advisory_ids = level.advisories
+    appraisal.claims["tcb"] = {
+        "platform": level.platform.value,
+        "module": None if level.module is None else level.module.value,
+        "qe": level.qe.value,
+        "date": x509.rfc3339(level.date),
+    }
+
+
 def _collateral(
-    appraisal: Appraisal, read: Quote, collateral: TdxCollateral, anchors: Anchors, store: Cache
+    appraisal: Appraisal,
+    read: Quote[B],
+    collateral: TdxCollateral,
+    anchors: Anchors,
+    store: Cache,
 ) -> VerifiedCollateral:
     try:
         signed = store.recall(
             VerifiedCollateral,
             collateral.digest,
-            lambda: endorsements.verify(collateral, anchors),
+            lambda: endorsements.verify(collateral, anchors, read.tee, store),
         )
-        pck.check_pinned(signed.root, anchors, "collateral root")
+        certificate.check_pinned(signed.root, anchors, "collateral root")
+        _check_tee(signed, read.tee)
     except VerifierError:
         appraisal.claims["pck"] = pck.read_claims(read.cert_data)
         raise
     return signed
 
 
-def _pck_chain(read: Quote, anchors: Anchors, store: Cache) -> PckChain:
+def _check_tee(signed: VerifiedCollateral, tee: Tee) -> None:
+    """Refuse what is remembered from judging a quote of the other TEE."""
+    if signed.tcb_info.tee != tee:
+        raise VerifierError(
+            Reason.COLLATERAL_MISMATCH, f"TCB info: {tee} expected, {signed.tcb_info.tee} seen"
+        )
+
+
+def _pck_chain(read: Quote[B], anchors: Anchors, store: Cache) -> PckChain:
     digest = hashlib.sha256(read.cert_data).digest()
-    chain = store.recall(PckChain, digest, lambda: pck.load_chain(read.cert_data, anchors))
-    pck.check_pinned(chain.root, anchors, "PCK root")
+    chain = store.recall(PckChain, digest, lambda: pck.load_chain(read.cert_data, anchors, store))
+    certificate.check_pinned(chain.root, anchors, "PCK root")
     return chain
 
 
@@ -186,13 +225,13 @@ def _check_pck(chain: PckChain, signed: VerifiedCollateral, now: int) -> None:
         raise VerifierError(Reason.CHAIN_INVALID, "PCK chain: its root is not the collateral's")
     if chain.ca_serial in signed.root_revoked:
         raise VerifierError(
-            Reason.CERTIFICATE_REVOKED, f"PCK CA: serial {chain.ca_serial:x} is in the root CRL"
+            Reason.CERTIFICATE_REVOKED, f"PCK CA: serial {chain.ca_serial.hex()} is in the root CRL"
         )
     if not signed.missing_crls and chain.ca != signed.pck_ca:
         raise VerifierError(Reason.CRL_INVALID, "PCK CRL: it is not by the CA that issued the PCK")
     if chain.serial in signed.pck_revoked:
         raise VerifierError(
-            Reason.CERTIFICATE_REVOKED, f"PCK: serial {chain.serial:x} is in the PCK CRL"
+            Reason.CERTIFICATE_REVOKED, f"PCK: serial {chain.serial.hex()} is in the PCK CRL"
         )
     info = signed.tcb_info
     if (chain.sgx.fmspc, chain.sgx.pceid) != (info.fmspc, info.pce_id):
@@ -203,8 +242,7 @@ def _check_pck(chain: PckChain, signed: VerifiedCollateral, now: int) -> None:
         )
 
 
-def _check_module(read: Quote, signed: VerifiedCollateral) -> None:
-    body = read.body
+def _check_module(body: TdBody, signed: VerifiedCollateral) -> None:
     identity = tcb.module_identity(signed.tcb_info, body.tee_tcb_svn)
     if body.mrsigner_seam != identity.mrsigner:
         raise VerifierError(
@@ -219,7 +257,7 @@ def _check_module(read: Quote, signed: VerifiedCollateral) -> None:
         )
 
 
-def _check_qe_report(read: Quote, chain: PckChain) -> None:
+def _check_qe_report(read: Quote[B], chain: PckChain) -> None:
     if not verifies(chain.key, read.qe_report_signature, read.qe_report_raw):
         raise VerifierError(Reason.QE_REPORT_INVALID, "QE report: not signed by the PCK")
     named = hashlib.sha256(read.attestation_key + read.qe_auth_data).digest() + _ZEROS
@@ -231,7 +269,7 @@ def _check_qe_report(read: Quote, chain: PckChain) -> None:
         )
 
 
-def _check_qe_identity(report: QeReport, identity: QeIdentity) -> EnclaveLevel:
+def _check_qe_identity(report: EnclaveReport, identity: QeIdentity) -> EnclaveLevel:
     for name, expected, seen in (
         (
             "MISCSELECT under its mask",
@@ -246,7 +284,7 @@ def _check_qe_identity(report: QeReport, identity: QeIdentity) -> EnclaveLevel:
         ("MRSIGNER", identity.mrsigner, report.mrsigner),
         ("ISVPRODID", identity.isvprodid, report.isvprodid),
         # Whatever the mask says (a mask without this bit would admit a debug QE).
-        ("ATTRIBUTES.DEBUG", 0, report.attributes[0] & _SGX_DEBUG),
+        ("ATTRIBUTES.DEBUG", 0, report.attributes[0] & SGX_DEBUG),
     ):
         if expected != seen:
             told, was = (v.hex() if isinstance(v, bytes) else f"{v:#x}" for v in (expected, seen))
@@ -256,7 +294,7 @@ def _check_qe_identity(report: QeReport, identity: QeIdentity) -> EnclaveLevel:
     return tcb.enclave_level(identity.levels, report.isvsvn, "QE")
 
 
-def _attestation_key(read: Quote, store: Cache) -> ec.EllipticCurvePublicKey:
+def _attestation_key(read: Quote[B], store: Cache) -> ec.EllipticCurvePublicKey:
     raw = read.attestation_key
     return store.recall(
         _AttestationKey,
