@@ -2,6 +2,7 @@
 # Makes a virtual environment from a lock file on a fresh Debian or Ubuntu machine.
 #   deploy/setup.sh VENV LOCKFILE
 # Installs python3-venv and softhsm2 from the distribution if they are missing; asks for root only then.
+# For the tests it also installs swtpm where root is at hand; without it those tests are skipped, and say so.
 set -euo pipefail
 venv=$1 lock=$2
 
@@ -43,6 +44,15 @@ python=$(find_python)
 missing=()
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 find_softhsm || missing+=(softhsm2)
+case $lock in *-dev.lock)
+    if ! { command -v swtpm && command -v tpm2_quote; } >/dev/null; then
+        if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+            missing+=(swtpm swtpm-tools tpm2-tools)
+        else
+            say "swtpm is not here: its tests are skipped (apt-get install swtpm swtpm-tools tpm2-tools)"
+        fi
+    fi ;;
+esac
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
 if [ ! -x "$venv/bin/python" ]; then
