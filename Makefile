@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check lint bench serve docker-steps lock clean
+.PHONY: help demo test check lint bench serve fuzz docker-steps lock clean
 
 help:                ## this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## every benchmark; a table and plots in benchmarks/results/
 	@$(BIN)/python -m benchmarks
+
+fuzz: $(VENV)/.dev   ## every parser, 30 seconds each (coverage-guided where atheris is installed)
+	@$(BIN)/python -m fuzz.run --seconds 30
 
 docker-steps:        ## the Dockerfile's steps one by one in an empty root (debootstrap, as root)
 	python3 deploy/run_dockerfile_steps.py

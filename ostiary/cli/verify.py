@@ -1,4 +1,4 @@
-"""`ostiary verify tdx` and `ostiary verify snp`: appraise evidence from files, offline.
+"""`ostiary verify`: appraise evidence from files, offline.
 
 Guarantees: reads only the files that are named, asks no server and no clock; exit status 0 means
 accept, 1 reject, 2 that something could not be read, 3 a kind that this version cannot judge.
@@ -7,10 +7,9 @@ accept, 1 reject, 2 that something could not be read, 3 a kind that this version
 from __future__ import annotations
 
 import argparse
-import re
+import contextlib
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -18,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from verifier import policy as policies
+from ostiary.cli import inputs, verify_azure, verify_measured
+from ostiary.cli.inputs import UnreadableError, certificate, parse_time, read
 from verifier import x509
 from verifier.appraise import Endorsements, Evidence, appraise
 from verifier.errors import Reason, VerifierError
@@ -26,6 +26,7 @@ from verifier.policy import AppraisalPolicy
 from verifier.result import Appraisal, AttestationResult, Check, Verdict
 from verifier.snp import SnpEndorsements
 from verifier.tdx import collateral as tdx_collateral
+from verifier.tdx import quote as quotes
 
 ACCEPTED: Final = 0
 REJECTED: Final = 1
@@ -36,17 +37,7 @@ _EXITS: Final = {
     Verdict.REJECT: REJECTED,
     Verdict.UNSUPPORTED: UNSUPPORTED,
 }
-MAX_FILE: Final = 8 * 1024 * 1024
-"""Most bytes read of any file."""
-_PEM_START: Final = b"-----BEGIN CERTIFICATE-----"
-
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-
 _Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse has no public name for it
-
-
-class _UnreadableError(Exception):
-    """An input that is not what its option says; the text names the option."""
 
 
 def add_parser(subparsers: _Subparsers) -> None:
@@ -60,9 +51,14 @@ def add_parser(subparsers: _Subparsers) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
 
     tdx = kinds.add_parser("tdx", help="an Intel TDX quote", description="Appraise a TDX quote.")
-    tdx.add_argument("--quote", type=Path, required=True, metavar="F", help="quote, binary")
+    sgx = kinds.add_parser("sgx", help="an Intel SGX quote", description="Appraise an SGX quote.")
+    for intel in (tdx, sgx):
+        intel.add_argument("--quote", type=Path, required=True, metavar="F", help="quote, binary")
+        intel.add_argument(
+            "--collateral", type=Path, metavar="F", help="Intel's collateral, JSON; refused without"
+        )
     tdx.add_argument(
-        "--collateral", type=Path, metavar="F", help="Intel's collateral, JSON; refused without"
+        "--event-log", type=Path, metavar="F", help="the TD's CCEL, or dstack's JSON log"
     )
 
     snp = kinds.add_parser(
@@ -78,7 +74,7 @@ def add_parser(subparsers: _Subparsers) -> None:
         "--no-crl", action="store_true", help="do not judge revocation, and say so in the result"
     )
 
-    for kind in (tdx, snp):
+    for kind in (tdx, sgx, snp):
         kind.add_argument(
             "--at",
             required=True,
@@ -92,17 +88,17 @@ def add_parser(subparsers: _Subparsers) -> None:
             "--report-data", metavar="HEX", help="the 64 bytes that the evidence must carry"
         )
         kind.add_argument("--json", action="store_true", help="print the result as JSON")
+        kind.set_defaults(appraise=_cpu)
+    others = (*verify_measured.add_parsers(kinds), *verify_azure.add_parsers(kinds))
+    for kind in (tdx, sgx, snp, *others):
         kind.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Appraise what the arguments name, print the result, return the exit status."""
     try:
-        now = parse_time(args.at)
-        policy = None if args.policy is None else _policy(args.policy)
-        report_data = None if args.report_data is None else _hex(args.report_data)
-        result = (_tdx if args.kind == "tdx" else _snp)(args, policy, report_data, now)
-    except _UnreadableError as error:
+        result = args.appraise(args)
+    except UnreadableError as error:
         print(f"ostiary verify: {error}", file=sys.stderr)
         return UNREADABLE
     if args.json:
@@ -112,43 +108,45 @@ def run(args: argparse.Namespace) -> int:
     return _EXITS[result.verdict]
 
 
-def parse_time(text: str) -> int:
-    """Return the unix seconds of an RFC 3339 date and time with `Z` or an offset."""
-    if _TIME.fullmatch(text) is None:
-        raise _UnreadableError("--at: a time like 2026-02-25T00:45:50Z expected (RFC 3339)")
-    try:
-        return int(datetime.fromisoformat(text.upper()).timestamp())
-    except (ValueError, OverflowError) as error:
-        raise _UnreadableError(f"--at: {error}") from error
+def _cpu(args: argparse.Namespace) -> AttestationResult:
+    now = parse_time(args.at)
+    policy = inputs.policy(args.policy)
+    report_data = None
+    if args.report_data is not None:
+        report_data = inputs.hexadecimal("--report-data", args.report_data)
+    return (_snp if args.kind == "snp" else _intel)(args, policy, report_data, now)
 
 
-def _tdx(
+def _intel(
     args: argparse.Namespace, policy: AppraisalPolicy | None, report_data: bytes | None, now: int
 ) -> AttestationResult:
-    evidence = Evidence("tdx", _read("--quote", args.quote))
+    event_log = b""
+    if args.kind == "tdx" and args.event_log is not None:
+        event_log = read("--event-log", args.event_log)
+    evidence = Evidence(args.kind, read("--quote", args.quote), event_log)
     collateral = None
     if args.collateral is not None:
-        raw = _read("--collateral", args.collateral)
+        raw = read("--collateral", args.collateral)
         try:
             collateral = tdx_collateral.from_json(raw)
         except VerifierError as error:
             if error.reason is Reason.MALFORMED:
-                raise _UnreadableError(f"--collateral: {error}") from error
-            return _refused("tdx", error)
+                raise UnreadableError(f"--collateral: {error}") from error
+            return _refused(evidence, error)
     return _appraise(evidence, collateral, policy, report_data, now)
 
 
 def _snp(
     args: argparse.Namespace, policy: AppraisalPolicy | None, report_data: bytes | None, now: int
 ) -> AttestationResult:
-    evidence = Evidence("snp", _read("--report", args.report))
+    evidence = Evidence("snp", read("--report", args.report))
     endorsements = None
     if None not in (args.vek, args.ask, args.ark):
         endorsements = SnpEndorsements(
-            vek=_certificate("--vek", args.vek),
-            ask=_certificate("--ask", args.ask),
-            ark=_certificate("--ark", args.ark),
-            crl=None if args.crl is None else _read("--crl", args.crl),
+            vek=certificate("--vek", args.vek),
+            ask=certificate("--ask", args.ask),
+            ark=certificate("--ark", args.ark),
+            crl=None if args.crl is None else read("--crl", args.crl),
             crl_required=not args.no_crl,
         )
     return _appraise(evidence, endorsements, policy, report_data, now)
@@ -164,50 +162,14 @@ def _appraise(
     return appraise(evidence, endorsements, policy=policy, report_data=report_data, now=now)
 
 
-def _refused(kind: str, error: VerifierError) -> AttestationResult:
-    appraisal = Appraisal(kind)
+def _refused(evidence: Evidence, error: VerifierError) -> AttestationResult:
+    """Return the refusal of collateral; what the quote says of itself is told all the same."""
+    appraisal = Appraisal(evidence.kind)
+    parse = quotes.parse if evidence.kind == "tdx" else quotes.parse_sgx
+    with contextlib.suppress(VerifierError):
+        appraisal.claims.update(quotes.claims(parse(evidence.cpu)))
     appraisal.fail("collateral", error)
     return appraisal.result()
-
-
-def _read(option: str, path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        raise _UnreadableError(f"{option}: {error}") from error
-    if len(raw) > MAX_FILE:
-        raise _UnreadableError(f"{option}: {path}: more than {MAX_FILE} bytes")
-    return raw
-
-
-def _certificate(option: str, path: Path) -> bytes:
-    """Return DER; PEM with exactly one certificate is turned into it."""
-    raw = _read(option, path)
-    if _PEM_START not in raw[:1024]:
-        return raw
-    try:
-        blocks = x509.split_pem(raw, option, limit=1)
-    except VerifierError as error:
-        raise _UnreadableError(str(error)) from error
-    return blocks[0]
-
-
-def _policy(path: Path) -> AppraisalPolicy:
-    try:
-        return policies.from_toml(_read("--policy", path))
-    except VerifierError as error:
-        raise _UnreadableError(f"--policy: {error}") from error
-
-
-def _hex(text: str) -> bytes:
-    try:
-        raw = bytes.fromhex(text)
-    except ValueError as error:
-        raise _UnreadableError(f"--report-data: {error}") from error
-    if len(text) != 2 * len(raw):
-        raise _UnreadableError("--report-data: hexadecimal without spaces expected")
-    return raw
 
 
 def _print(result: AttestationResult) -> None:

@@ -59,7 +59,7 @@ class Case:
     def arguments(self) -> list[str]:
         """Return the arguments of `ostiary` that appraise this case, files as they lie there."""
         found = ["verify", self.tee, "--at", self.told["verification_time"]["iso"], "--json"]
-        if self.tee == "tdx":
+        if self.tee in ("tdx", "sgx"):
             found += ["--quote", str(self.folder / "quote.bin")]
             if self.has("collateral.json"):
                 found += ["--collateral", str(self.folder / "collateral.json")]
@@ -79,13 +79,33 @@ class Case:
         ]
 
 
+def legacy_sgx_arguments(case: Case, folder: Path) -> list[str]:
+    """Return the arguments for a case of SGX TCB info alone, which `folder` takes a bundle for.
+
+    It stands in for the TCB info of a quote from a platform of the same family.
+    """
+    quoted = load("sgx/v3-00606a-outofdate-2025")
+    answer = case.read("tcbinfo.json").decode()
+    text, signature = answer.removeprefix('{"tcbInfo":').rsplit(',"signature":"', 1)
+    bundle = json.loads(quoted.read("collateral.json")) | {
+        "tcb_info": text,
+        "tcb_info_signature": signature.rstrip('"}\n'),
+        "tcb_info_issuer_chain": case.read("tcb_chain.pem").decode(),
+    }
+    path = folder / "collateral.json"
+    path.write_text(json.dumps(bundle))
+    at = case.told["verification_time"]["iso"]
+    quote = str(quoted.folder / "quote.bin")
+    return ["verify", "sgx", "--at", at, "--json", "--quote", quote, "--collateral", str(path)]
+
+
 def load(name: str) -> Case:
     """Return one case by its name, such as `tdx/v5-90c06f-uptodate`."""
     folder = EVIDENCE / name
     return Case(name, folder, json.loads((folder / "case.json").read_text()))
 
 
-NAMES = _names(("tdx", "snp"))
+NAMES = _names(("tdx", "snp", "sgx"))
 TDX_NAMES = [name for name in NAMES if name.startswith("tdx/")]
 
 
