@@ -14,6 +14,7 @@ from ostiary.cli.common import fail
 _NOUNS = {
     "demo": ("ostiary.cli.demo", "one release from end to end, then everything that is refused"),
     "verify": ("ostiary.cli.verify", "appraise evidence from files, offline"),
+    "explain": ("ostiary.cli.explain", "say what a result means, and what to do about it"),
     "broker": ("ostiary.cli.broker", "set up and run a broker"),
     "runtime": ("ostiary.cli.runtime", "what runs inside the confidential VM"),
     "vendor": ("ostiary.cli.vendor", "a vendor's own key, and its genesis"),

@@ -94,16 +94,15 @@ def open_challenge(raw: bytes, keys: Mapping[int, bytes], *, now: int) -> Challe
         reader.take(_NONCE)
         expires = reader.uint(8)
         purpose, genesis = reader.lp().decode(), reader.lp()
-        (kind,) = reader.lp_list(1)
+        (kind_bytes,) = reader.lp_list(1)
+        kind = kind_bytes.decode()
         caller = reader.lp()
         reader.end()
     except (VerifierError, ValueError) as error:
         raise BrokerError(Code.CHALLENGE_UNKNOWN, "not a challenge") from error
     if now >= expires or len(caller) != DIGEST:
         raise BrokerError(Code.CHALLENGE_EXPIRED, f"challenge expired {now - expires} s ago")
-    return Challenge(
-        raw, expires, cast("Purpose", purpose), genesis, cast("Kind", kind.decode()), caller
-    )
+    return Challenge(raw, expires, cast("Purpose", purpose), genesis, cast("Kind", kind), caller)
 
 
 def _mac(key: bytes, body: bytes) -> bytes:

@@ -169,7 +169,7 @@ def convert(data: Mapping[str, Any], kind: type[T], what: str) -> T:
     """
     try:
         return msgspec.convert(data, kind, strict=True)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: half a surrogate
         raise VerifierError(Reason.COLLATERAL_MALFORMED, f"{what}: {error}") from error
 
 

@@ -1,0 +1,120 @@
+"""Fuzz targets: every one accepts its seeds and survives fixed inputs, without atheris."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from broker.errors import BrokerError, Code
+from fuzz import run, seeds
+from fuzz.targets import OURS, TARGETS, FindingError, attempt
+from tests.kit import corpus
+from verifier.errors import Reason, VerifierError
+from verifier.tdx import identity, tcbinfo
+
+BAD = (b"", b"\0", b"{}", b"[", b"\xff" * 64, bytes(4096), b"\x30\x80" * 512, b"[" * 20_000)
+
+
+@pytest.fixture(scope="module")
+def good() -> Mapping[str, Sequence[bytes]]:
+    return seeds.make()
+
+
+def test_every_target_has_seeds(good: Mapping[str, Sequence[bytes]]) -> None:
+    """No target starts from nothing, and no seed is for nobody."""
+    assert good.keys() == TARGETS.keys()
+    assert all(good.values())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_are_accepted(name: str, good: Mapping[str, Sequence[bytes]]) -> None:
+    """A target gets past its seeds, so that fuzzing starts behind the first check."""
+    for raw in good[name]:
+        TARGETS[name](raw)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_fixed_inputs(name: str, good: Mapping[str, Sequence[bytes]]) -> None:
+    """Garbage, every seed cut short and every seed with bits flipped: our errors or none."""
+    for raw in (*BAD, *(other[0] for other in good.values())):
+        attempt(TARGETS[name], raw)
+    for raw in good[name]:
+        for number in range(40):
+            at = number * len(raw) // 40
+            attempt(TARGETS[name], raw[:at])
+            attempt(TARGETS[name], raw[:at] + bytes([raw[at] ^ 1 << number % 8]) + raw[at + 1 :])
+            attempt(TARGETS[name], raw[:at] + b"\xff\xff\xff\xff" + raw[at + 4 :])
+
+
+@pytest.mark.skipif(not corpus.NAMES, reason=corpus.ABSENT)
+@pytest.mark.parametrize("name", corpus.NAMES)
+def test_recorded_evidence(name: str) -> None:
+    """Real quotes and reports pass the targets that are for them."""
+    case = corpus.load(name)
+    for file, targets in (
+        ("quote.bin", ("tdx-quote",)),
+        ("report.bin", ("snp-report",)),
+        ("vcek.der", ("vek-certificate", "der-certificate")),
+        ("collateral.json", ("tdx-collateral",)),
+    ):
+        for target in targets if case.has(file) else ():
+            attempt(TARGETS[target], case.read(file))
+
+
+def test_a_finding_is_a_finding() -> None:
+    """Our own errors are swallowed; anything else, and a lossy printer, comes through."""
+
+    def refuses(_: bytes) -> None:
+        raise VerifierError(Reason.MALFORMED, "no")
+
+    def breaks(_: bytes) -> None:
+        raise IndexError("out of range")
+
+    attempt(refuses, b"")
+    with pytest.raises(IndexError):
+        attempt(breaks, b"")
+    assert not issubclass(FindingError, OURS)
+
+
+def test_found_a_challenge_whose_kind_is_no_text() -> None:
+    """Found by fuzzing: with a good MAC over it, a kind that is not UTF-8 is our refusal too."""
+    raw = seeds.make()["broker-challenge"][1].replace(b"tdx", b"\xb6dx")
+
+    with pytest.raises(BrokerError) as caught:
+        TARGETS["broker-challenge"](raw)
+    assert caught.value.code is Code.CHALLENGE_UNKNOWN
+
+
+@pytest.mark.parametrize("name", ["tcb-info", "qe-identity"])
+def test_found_half_a_surrogate_in_intels_json(name: str) -> None:
+    """Found by fuzzing: text that is no Unicode in a checked member is refused like any other."""
+    text = seeds.make()[name][0].decode()
+    bent = text.replace('"UpToDate"', '"\\ud800"', 1)
+    parse = tcbinfo.parse if name == "tcb-info" else identity.parse
+
+    assert bent != text
+    with pytest.raises(VerifierError) as caught:
+        parse(bent)
+    assert caught.value.reason is Reason.COLLATERAL_MALFORMED
+
+
+def test_the_runner_counts(tmp_path: Path) -> None:
+    """`python -m fuzz.run` prints inputs and findings per target; an unknown target is an error."""
+    command = [sys.executable, "-m", "fuzz.run", "--seconds", "1", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "framing-reader"], capture_output=True, text=True, check=False, cwd=corpus.ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = importlib.util.find_spec("atheris") is not None
+    assert done.stdout.startswith("atheris" if said else "NO atheris")
+    assert json.loads((tmp_path / "framing-reader.json").read_text())["tried"] > 100
+    assert "0 findings" in done.stdout
+    with pytest.raises(SystemExit) as stop:
+        run.main(["no-such-target"])
+    assert stop.value.code == 2
