@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -206,6 +207,7 @@ def test_the_exit_of_the_child_is_seen(gguf: Path) -> None:
 ORPHAN = """
 import asyncio, os, signal, sys
 from pathlib import Path
+from typing import Any
 from tests.kit.engine import running_engine
 async def main():
     async with running_engine(Path(sys.argv[1])) as engine:
@@ -255,10 +257,11 @@ sys.exit(llama_child.main(int(sys.argv[1])))
 def _printed(gguf: Path, uds: Path, verbosity: int) -> bytes:
     """Run the real child with its output caught, ask it about the canary, return what it said."""
     ours, theirs = control.pair()
-    with ours, theirs, memfd(gguf.read_bytes()) as fd:
+    log = uds.with_suffix(".log")  # not a pipe: a loud child would fill it, and stand still
+    with ours, theirs, memfd(gguf.read_bytes()) as fd, log.open("wb") as out:
         child = subprocess.Popen(
             [sys.executable, "-c", LOUD, str(theirs.fileno()), str(verbosity)],
-            stdout=subprocess.PIPE,
+            stdout=out,
             stderr=subprocess.STDOUT,
             pass_fds=(theirs.fileno(),),
             cwd=Path(__file__).resolve().parents[2],
@@ -270,21 +273,27 @@ def _printed(gguf: Path, uds: Path, verbosity: int) -> bytes:
             order = control.Begin(str(uds), "key", MODEL, 512, 16, 1, 1)
             socket.send_fds(ours, [control.encode(order)], [fd])
             assert control.Ready() == control.decode(ours.recv(control.MAX_MESSAGE))
-            headers = {"authorization": "Bearer key", "content-type": "application/json"}
-            with httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(uds)), base_url="http://e", headers=headers
-            ) as client:
-                good = {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
-                for body in (good, {**good, "stream": True}, {"messages": CANARY}):
-                    client.post("/v1/chat/completions", json=body)
-                client.post("/v1/completions", json={"prompt": CANARY * 500})
-                client.post("/v1/completions", content=f'{{"prompt": "{CANARY}')
+            good = {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
+            for body in (good, {**good, "stream": True}, {"messages": CANARY}):
+                _send(uds, "/v1/chat/completions", json=body)
+            _send(uds, "/v1/completions", json={"prompt": CANARY * 500})
+            _send(uds, "/v1/completions", content=f'{{"prompt": "{CANARY}')
             ours.send(control.encode(control.Finish()))
-            output, _ = child.communicate(timeout=20)
+            child.wait(timeout=20)
         finally:
             child.kill()
             child.wait()
-    return output
+    return log.read_bytes()
+
+
+def _send(uds: Path, path: str, **body: Any) -> None:
+    """Send one request on a connection of its own: the engine closes some after an error."""
+    headers = {"authorization": "Bearer key", "content-type": "application/json"}
+    transport = httpx.HTTPTransport(uds=str(uds))
+    with httpx.Client(
+        transport=transport, base_url="http://e", headers=headers, timeout=20
+    ) as client:
+        client.post(path, **body)
 
 
 def test_the_engine_prints_no_prompt(gguf: Path, tmp_path: Path) -> None:
