@@ -3,7 +3,8 @@
 Guarantees: sizes are checked before anything is taken by them; every event carries exactly one
 digest for each bank of the header, in its order; banks have the sizes of SHA-1, SHA-256, SHA-384 or
 SHA-512 and no other algorithm is passed over; after the last event there is nothing but one kind of
-padding, all zero or all FF. `encode(parse(raw))` is `raw` without its padding. Does not replay.
+padding, all zero or all FF. `parse(encode(log))` is `log`; the other way round the padding, the
+header event's register and its vendor information are lost. Does not replay.
 
 Source: TCG PC Client Platform Firmware Profile, TCG_PCR_EVENT2 and TCG_EfiSpecIDEvent; UEFI 2.10
 §38.4.1 (CCEL measurement register index).
