@@ -7,13 +7,18 @@ the supervisor refuses to start where there is swap.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from typing import Self, final
+import time
+from typing import Final, Self, final
 
 from inference_runtime.errors import Fault, RuntimeFault
 
 ALL_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+_SEAL_TRIES: Final = 40
+_SEAL_PAUSE: Final = 0.05  # seconds; the kernel itself waits some 0.15 s in each try
 
 
 @final
@@ -60,11 +65,22 @@ class MemoryFile:
     def freeze(self) -> None:
         """Put every seal on; from here on a write, by anyone, fails.
 
+        The kernel answers EBUSY while anything holds one of the pages, itself included: compaction
+        and the per-processor lists of fresh pages do for a moment on a busy machine. So EBUSY is
+        tried again for some seconds, and only then an error.
+
         Raises:
             RuntimeFault: `memory_unavailable` if the kernel did not set them all.
         """
         try:
-            fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, ALL_SEALS)
+            for left in reversed(range(_SEAL_TRIES)):
+                try:
+                    fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, ALL_SEALS)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EBUSY or not left:
+                        raise
+                time.sleep(_SEAL_PAUSE)
             seals = fcntl.fcntl(self._descriptor, fcntl.F_GET_SEALS)
         except OSError as error:
             raise self._fault(error) from error
