@@ -3,20 +3,21 @@
 Warm is what a broker does all day: collateral and PCK chain were seen before, so their signatures
 are remembered, while dates and revocation are judged anew; the limit is the two P-256 verifications
 that no memory can spare, of the QE report and of the quote. A new platform has a PCK certificate
-that was never seen, under collateral and a CA that were; its signature makes three. Cold starts
-from the collateral's JSON with an empty memory: nothing of collateral or PCK chain was ever seen,
-Intel's CAs and signers included. Only the root, whose digest is pinned in the package, has been
-read, and its signature over itself checked, once per process. The cold limit is each of the nine
-signatures that are left. Limits are bare verifications: keys loaded, signatures and bytes at hand.
+that was never seen, under collateral and a CA that were; its signature makes three. A new model is
+a platform whose FMSPC was never seen: its TCB info is new too and makes four, and the collateral is
+read from JSON; what Intel publishes for all models (CA, TCB signer, CRLs, QE identity) is
+remembered. Empty starts with no memory at all: nothing of collateral or PCK chain was ever seen,
+Intel's CAs and signers included, as in the first quote of a process. Only the root, whose digest is
+pinned in the package, has been read, and its signature over itself checked, once per process; nine
+signatures are left. Limits are bare verifications: keys loaded, signatures and bytes at hand.
 The peer is dcap-qvl (Rust, from PyPI). It remembers nothing: it checks all chains and CRLs on each
-call, so warm and new platform stand beside its fastest way (collateral parsed before), and cold
-beside its own parsing of the JSON included.
+call, so warm and new platform stand beside its fastest way (collateral parsed before), and the
+other two beside its own parsing of the JSON included.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -39,7 +40,6 @@ from verifier.cache import Cache
 from verifier.result import Verdict
 from verifier.tdx import collateral as collaterals
 from verifier.tdx import quote as quotes
-from verifier.tdx.certificate import Certificate
 from verifier.tdx.collateral import VerifiedCollateral
 from verifier.tdx.signature import load_point
 
@@ -51,7 +51,8 @@ except ImportError:  # the peer is a test dependency
 CASES: Final = ("tdx/v5-90c06f-uptodate", "tdx/v4-00806f-gcp-uptodate-2026-01")
 WARM: Final = "warm"
 NEW: Final = "new platform"
-COLD: Final = "cold"
+MODEL: Final = "new model"
+EMPTY: Final = "empty"
 SIMULATED_NOW: Final = 1_775_000_000
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _ALGORITHM: Final = ec.ECDSA(SHA256())
@@ -99,35 +100,28 @@ def _simulated() -> Subject:
 
 def _ours(subject: Subject, temperature: str) -> Work:
     evidence = Evidence("tdx", subject.quote)
-    known = Cache()
+    shared = Cache()
     parsed = collaterals.from_json(subject.collateral)
-    signed = collaterals.verify(parsed, subject.anchors, store=known)
+    signed = collaterals.verify(parsed, subject.anchors, store=shared)
+    known = shared.copy()
     known.keep(VerifiedCollateral, parsed.digest, signed)
-
-    def memory() -> Cache | None:
-        """Return what was seen before: all, all but this platform, or nothing."""
-        if temperature != NEW:
-            return known if temperature == WARM else None
-        cache = Cache()
-        cache.keep(VerifiedCollateral, parsed.digest, signed)
-        cache.keep(Certificate, ca_digest, ca)
-        return cache
-
-    ca_der = x509.split_pem(quotes.parse(subject.quote).cert_data, "PCK chain", limit=3)[1]
-    ca_digest = hashlib.sha256(signed.root + ca_der).digest()
-    ca = known.peek(Certificate, ca_digest)
-    if ca is None:
-        raise RefusedError(f"{subject.name}: the collateral's CA is not the quote's")
+    memory: dict[str, Callable[[], Cache | None]] = {
+        WARM: lambda: known,
+        NEW: known.copy().copy,
+        MODEL: shared.copy,
+        EMPTY: lambda: None,
+    }
+    recall, reads = memory[temperature], temperature in (MODEL, EMPTY)
 
     def verify() -> None:
         result = appraise(
             evidence,
-            collaterals.from_json(subject.collateral) if temperature == COLD else parsed,
+            collaterals.from_json(subject.collateral) if reads else parsed,
             policy=None,
             report_data=None,
             now=subject.now,
             anchors=subject.anchors,
-            cache=memory(),
+            cache=recall(),
         )
         if result.verdict is not Verdict.ACCEPT:
             raise RefusedError(f"ours: {subject.name}: {result.reasons}")
@@ -152,9 +146,8 @@ def _peer(subject: Subject, *, parsed: bool) -> Work:
 def _limit(subject: Subject, temperature: str) -> Work:
     """Return the bare signature verifications: keys loaded, signatures and bytes at hand."""
     checks = _quote_signatures(subject)
-    if temperature != WARM:
-        chain = _chain_signatures(subject)
-        checks += chain if temperature == COLD else chain[:1]
+    chain = _chain_signatures(subject)
+    checks += {WARM: [], NEW: chain[:1], MODEL: chain[:2], EMPTY: chain}[temperature]
 
     def verify() -> None:
         for key, signature, data in checks:
@@ -187,22 +180,25 @@ def _quote_signatures(subject: Subject) -> list[_Check]:
 
 
 def _chain_signatures(subject: Subject) -> list[_Check]:
-    """Return each signature of chains, CRLs and documents once, the PCK's first, no root's own."""
+    """Return each signature but the root's own: PCK, TCB info, then what is of all models."""
     bundle = collaterals.from_json(subject.collateral)
     leaf, ca, root = x509.load_pem_chain(
         quotes.parse(subject.quote).cert_data, "PCK chain", count=3
     )
     signer = x509.load_pem_chain(bundle.tcb_info_issuer_chain, "signer", count=2)[0]
-    checks = [
+    pck, *issuers = [
         (_key(issuer), each.signature, each.tbs_certificate_bytes)
         for each, issuer in ((leaf, ca), (ca, root), (signer, root))
     ]
+    lists = []
     for der, issuer in ((bundle.root_ca_crl, root), (bundle.pck_crl, ca)):
         crl = x509.load_crl(der, "CRL")
-        checks.append((_key(issuer), crl.signature, crl.tbs_certlist_bytes))
+        lists.append((_key(issuer), crl.signature, crl.tbs_certlist_bytes))
     return [
-        *checks,
+        pck,
         (_key(signer), _der(bundle.tcb_info_signature), bundle.tcb_info.encode()),
+        *issuers,
+        *lists,
         (_key(signer), _der(bundle.qe_identity_signature), bundle.qe_identity.encode()),
     ]
 
@@ -218,11 +214,13 @@ def rows() -> Sequence[common.Row]:
             f"{temperature}: {subject.name}",
             "1/s",
             ours=_sample(_ours(subject, temperature)),
-            peer=_sample(_peer(subject, parsed=temperature != COLD)) if subject.peer else None,
+            peer=_sample(_peer(subject, parsed=temperature in (WARM, NEW)))
+            if subject.peer
+            else None,
             limit=_sample(_limit(subject, temperature)),
         )
         for subject in subjects()
-        for temperature in (WARM, NEW, COLD)
+        for temperature in (WARM, NEW, MODEL, EMPTY)
     ]
 
 

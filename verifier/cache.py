@@ -28,6 +28,12 @@ class Cache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def copy(self) -> Cache:
+        """Return a memory of its own with the entries that are here now."""
+        other = Cache(self._limit)
+        other._entries.update(self._entries)
+        return other
+
     def peek(self, kind: type[T], digest: bytes) -> T | None:
         """Return the entry of this digest, if it is here; it counts as used.
 

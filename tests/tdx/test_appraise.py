@@ -10,7 +10,7 @@ import pytest
 
 from ostiary.simulator.intel import FakeIntel
 from tests.kit import vendors
-from tests.kit.tdx import accepted, collateral, judge, refused
+from tests.kit.tdx import accepted, collateral, judge, refused, tcb_info
 from tests.kit.vendors import NOW, good_collateral
 from verifier import x509
 from verifier.anchors import PINNED
@@ -116,17 +116,42 @@ def test_roots_are_judged_on_every_call() -> None:
 
 
 def test_failures_are_not_kept() -> None:
-    """Refused collateral and refused chains leave nothing in the cache, but for a CA that held."""
+    """Refused collateral and chains leave nothing in the cache, but for the parts that held."""
     cache = Cache()
     stranger = FakeIntel.create(NOW)
     bad = collateral({**good_collateral(), "tcb_info": "{}"})
     judge(endorsements=bad, cache=cache)
     assert cache.peek(VerifiedCollateral, bad.digest) is None
-    assert len(cache) == 1
+    assert len(cache) == 4  # TCB signer, PCK CA and both CRLs
 
     judge(machine=stranger.platform(), endorsements=GOOD, cache=cache)
     assert cache.peek(VerifiedCollateral, GOOD.digest) is not None
-    assert len(cache) == 2
+    assert len(cache) == 8  # two more CRLs, the QE identity and the whole
+
+
+def test_what_serves_every_platform_is_remembered_by_itself() -> None:
+    """Collateral of another model brings one new entry: the rest of it was seen before."""
+    cache = Cache()
+    first = good_collateral()
+    quote = vendors.good_quote()
+    assert accepted(judge(quote=quote, endorsements=first, cache=cache))
+    before = len(cache)
+    new = good_collateral(tcb_info=tcb_info(evaluation_number=99))
+    parts = ("tcb_info", "tcb_info_signature")
+    other = collateral({**first, **{part: new[part] for part in parts}})
+    assert accepted(judge(quote=quote, endorsements=other, cache=cache))
+
+    assert len(cache) == before + 1
+
+
+def test_a_copy_forgets_what_the_other_learns() -> None:
+    """A copied memory starts with the same entries and goes its own way."""
+    cache = Cache()
+    cache.keep(str, b"a", "old")
+    copy = cache.copy()
+    cache.keep(str, b"b", "new")
+
+    assert (copy.peek(str, b"a"), copy.peek(str, b"b")) == ("old", None)
 
 
 def test_the_cache_is_bounded_and_forgets_the_least_used() -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 from verifier.anchors import Anchors
 from verifier.cache import Cache
@@ -28,6 +29,8 @@ from verifier.tdx.signature import SIGNATURE_SIZE, verifies
 from verifier.tdx.tcbinfo import TcbInfo
 from verifier.tdx.vendor_json import loads
 from verifier.tdx.windows import Windows, of_document
+
+T = TypeVar("T")
 
 MAX_COLLATERAL: Final = 4 * 1024 * 1024
 """Largest collateral in bytes, as JSON."""
@@ -145,7 +148,8 @@ def verify(
 ) -> VerifiedCollateral:
     """Return the collateral's contents, for quotes of this TEE, each signature checked.
 
-    `store` remembers Intel's PCK CA, so that quote and collateral check its signature once.
+    `store` remembers what serves more than one kind of platform, by its exact bytes: Intel's PCK CA
+    and TCB signer, the two CRLs and the QE identity. Only TCB info is of one FMSPC.
 
     Raises:
         VerifierError: see the module's guarantees; the reason is that of the first part that fails.
@@ -156,10 +160,12 @@ def verify(
             raise VerifierError(Reason.COLLATERAL_MISSING, f"collateral: {part} is missing")
 
     # 1. TCB signing chains: signer and pinned root, for TCB info and for QE identity.
-    tcb_signer, root = _signer(collateral.tcb_info_issuer_chain, anchors, "TCB info")
+    tcb_signer, root = _signer(collateral.tcb_info_issuer_chain, anchors, "TCB info", store)
     qe_signer, qe_root = tcb_signer, root
     if collateral.qe_identity_issuer_chain != collateral.tcb_info_issuer_chain:
-        qe_signer, qe_root = _signer(collateral.qe_identity_issuer_chain, anchors, "QE identity")
+        qe_signer, qe_root = _signer(
+            collateral.qe_identity_issuer_chain, anchors, "QE identity", store
+        )
     _one_root(root, qe_root)
     windows = [root.window, tcb_signer.window, qe_signer.window]
     serials = [tcb_signer.serial, qe_signer.serial]
@@ -168,12 +174,12 @@ def verify(
     root_revoked = pck_revoked = frozenset[bytes]()
     pck_ca = None
     if not missing:
-        root_crl = _crl(collateral.root_ca_crl, root, "root CRL")
+        root_crl = _crl(collateral.root_ca_crl, root, "root CRL", store)
         root_revoked = root_crl.revoked
         issuer = _pck_ca(collateral.pck_crl_issuer_chain, root, anchors, store)
         pck_ca = issuer.authority
         serials.append(issuer.serial)
-        pck_crl = _crl(collateral.pck_crl, issuer, "PCK CRL")
+        pck_crl = _crl(collateral.pck_crl, issuer, "PCK CRL", store)
         pck_revoked = pck_crl.revoked
         windows += [root_crl.window, issuer.window, pck_crl.window]
 
@@ -181,10 +187,7 @@ def verify(
     _check_signature(tcb_signer, collateral.tcb_info_signature, collateral.tcb_info, "TCB info")
     tcb_info = tcbinfo.parse(collateral.tcb_info, tee)
     windows.append(of_document(tcb_info.issue_date, tcb_info.next_update, "TCB info"))
-    _check_signature(
-        qe_signer, collateral.qe_identity_signature, collateral.qe_identity, "QE identity"
-    )
-    qe_identity = identity.parse(collateral.qe_identity, tee)
+    qe_identity = _qe_identity(collateral, qe_signer, tee, store)
     windows.append(of_document(qe_identity.issue_date, qe_identity.next_update, "QE identity"))
 
     return VerifiedCollateral(
@@ -214,14 +217,47 @@ def check_current(verified: VerifiedCollateral, now: int) -> None:
             )
 
 
-def _signer(pem: str, anchors: Anchors, what: str) -> tuple[Certificate, Certificate]:
+@final
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    certificate: Certificate
+
+
+def _signer(
+    pem: str, anchors: Anchors, what: str, store: Cache | None
+) -> tuple[Certificate, Certificate]:
     blocks = certificate.load_blocks(pem, f"{what} chain", count=2)
     root = certificate.load_root(blocks[1], anchors, f"{what} root")
-    signer = certificate.load(blocks[0], f"{what} signer")
-    certificate.check_name(signer, SIGNER_NAME)
-    certificate.check_issued_by(signer, root)
-    certificate.check_end_entity(signer)
-    return signer, root
+
+    def load() -> _Signer:
+        signer = certificate.load(blocks[0], f"{what} signer")
+        certificate.check_name(signer, SIGNER_NAME)
+        certificate.check_issued_by(signer, root)
+        certificate.check_end_entity(signer)
+        return _Signer(signer)
+
+    return _remembered(store, _Signer, load, root.digest, blocks[0]).certificate, root
+
+
+def _qe_identity(
+    collateral: TdxCollateral, signer: Certificate, tee: Tee, store: Cache | None
+) -> QeIdentity:
+    text, signature = collateral.qe_identity, collateral.qe_identity_signature
+
+    def load() -> QeIdentity:
+        _check_signature(signer, signature, text, "QE identity")
+        return identity.parse(text, tee)
+
+    raw = text.encode("utf-8", "surrogatepass")
+    return _remembered(store, QeIdentity, load, signer.digest, tee.encode(), signature, raw)
+
+
+def _remembered(store: Cache | None, kind: type[T], load: Callable[[], T], *depends: bytes) -> T:
+    """Return what `load` makes of these bytes, once for as long as `store` remembers it."""
+    if store is None:
+        return load()
+    digest = hashlib.sha256(b"".join(len(raw).to_bytes(8, "big") + raw for raw in depends))
+    return store.recall(kind, digest.digest(), load)
 
 
 def _pck_ca(pem: str, root: Certificate, anchors: Anchors, store: Cache | None) -> Certificate:
@@ -230,10 +266,13 @@ def _pck_ca(pem: str, root: Certificate, anchors: Anchors, store: Cache | None) 
     return load_ca(blocks[0], root, store)
 
 
-def _crl(der: bytes, issuer: Certificate, what: str) -> RevocationList:
-    found = crl.load(der, what)
-    crl.check_signature(found, issuer)
-    return found
+def _crl(der: bytes, issuer: Certificate, what: str, store: Cache | None) -> RevocationList:
+    def load() -> RevocationList:
+        found = crl.load(der, what)
+        crl.check_signature(found, issuer)
+        return found
+
+    return _remembered(store, RevocationList, load, issuer.digest, what.encode(), der)
 
 
 def _one_root(*roots: Certificate) -> None:

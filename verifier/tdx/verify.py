@@ -114,7 +114,7 @@ def _verify(
     """Take the steps of the reference's section 3.1, in its order and with its numbers."""
     appraisal = steps.appraisal
     # Within one call quote and collateral share Intel's CA, whether or not a caller keeps more.
-    store = Cache(limit=4) if cache is None else cache
+    store = Cache(limit=16) if cache is None else cache
 
     # 0. Bytes to fields. Claims tell what was read, whatever becomes of it.
     appraisal.claims.update(quote.claims(read))
