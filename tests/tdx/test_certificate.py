@@ -380,3 +380,29 @@ def test_a_chain_is_read_without_anything_remembered() -> None:
     chain = pck.load_chain(vendors.platform().chain_pem, anchors)
 
     assert chain.sgx.ppid == vendors.platform().sgx.ppid
+
+
+@pytest.mark.parametrize(
+    ("day", "there"),
+    [
+        ("240229", True),
+        ("230229", False),
+        ("230230", False),
+        ("231130", True),
+        ("231131", False),
+        ("231231", True),
+        ("231301", False),
+        ("230100", False),
+        ("000229", True),
+    ],
+)
+def test_entries_of_days_that_there_are(day: str, there: bool) -> None:
+    """The fast way takes a date if and only if there is such a day, as the slow one does."""
+    entries = wrote.Revoked(1 << 158, NOW).encode()
+    at = entries.index(b"\x17\r") + 2
+    raw = list_of(*HEAD, der.tlv(0x30, entries[:at] + day.encode() + entries[at + 6 :]), EXTENSIONS)
+
+    if there:
+        assert {int.from_bytes(serial) for serial in crl.load(raw, "x").revoked} == {1 << 158}
+    else:
+        assert reason_of(crl.load, raw, "x") is Reason.CRL_INVALID

@@ -36,11 +36,19 @@ _AUTHORITY_KEY: Final = bytes.fromhex("551d23")
 _HONOURED: Final = frozenset({_CRL_NUMBER, _AUTHORITY_KEY})
 """Extensions with no effect on what the list covers."""
 
+_DATE: Final = (
+    rb"(?:[0-9]{2}(?:(?:0[1-9]|1[0-2])(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])(?:29|30)"
+    rb"|(?:0[13578]|1[02])31)|(?:[02468][048]|[13579][26])0229)"
+)
+"""YYMMDD of a day that there is: of UTCTime's years, those that 4 divides have a February 29."""
+
 # An entry as Intel writes all of them: a serial number of 20 bytes, a UTCTime, a reason code. Large
 # lists are read by this form; an entry of any other form is read field by field.
 _ENTRY: Final = re.compile(
     rb"0(?:3\x02\x14(?=[\x01-\x7f])|4\x02\x15(?=\0[\x80-\xff]))(\0?+[\s\S]{20})"
-    rb"\x17\r[0-9]{12}Z0\x0c0\n\x06\x03\x55\x1d\x15\x04\x03\n\x01[\s\S]"
+    rb"\x17\r"
+    + _DATE
+    + rb"(?:[01][0-9]|2[0-3])[0-5][0-9][0-5][0-9]Z0\x0c0\n\x06\x03\x55\x1d\x15\x04\x03\n\x01[\s\S]"
 )
 _ENTRY_REST: Final = 33
 """Bytes of such an entry beside the serial number itself."""
