@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from ostiary.simulator import der
 
 _ECDSA_SHA256: Final = der.sequence(der.oid("1.2.840.10045.4.3.2"))
+_ECDSA_SHA384: Final = der.sequence(der.oid("1.2.840.10045.4.3.3"))
 _SHA384: Final = der.sequence(der.oid("2.16.840.1.101.3.4.2.2"), der.null())
 _PSS_SALT: Final = 48
 _RSA_PSS: Final = der.oid("1.2.840.113549.1.1.10")
@@ -34,12 +35,14 @@ CRL_SIGN: Final = 6
 
 _NAME_OIDS: Final = {
     "CN": "2.5.4.3",
+    "serialNumber": "2.5.4.5",
     "C": "2.5.4.6",
     "L": "2.5.4.7",
     "ST": "2.5.4.8",
     "O": "2.5.4.10",
     "OU": "2.5.4.11",
 }
+_PRINTABLE: Final = frozenset({"C", "serialNumber"})
 
 
 class Signer(Protocol):
@@ -91,6 +94,28 @@ class EcdsaSigner:
 
 @final
 @dataclass(frozen=True, slots=True, repr=False)
+class EcdsaSha384Signer:
+    """ECDSA with SHA-384, as all of NVIDIA's certificates use (on P-384)."""
+
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def algorithm(self) -> bytes:
+        """Return ecdsa-with-SHA384."""
+        return _ECDSA_SHA384
+
+    @property
+    def spki(self) -> bytes:
+        """Return the public key."""
+        return spki_of(self.key.public_key())
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a DER signature."""
+        return self.key.sign(message, ec.ECDSA(hashes.SHA384()))
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
 class RsaPssSigner:
     """RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a 48-byte salt, as all of AMD's use.
 
@@ -136,7 +161,10 @@ class Extension:
 @final
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a certificate says, before it is signed. Times are unix seconds; names are DER."""
+    """What a certificate says, before it is signed. Times are unix seconds; names are DER.
+
+    `generalized` writes times as GeneralizedTime before 2050 too, as some of NVIDIA's have them.
+    """
 
     subject: bytes
     issuer: bytes
@@ -146,15 +174,17 @@ class Certificate:
     spki: bytes
     extensions: tuple[Extension, ...]
     version: int = 3
+    generalized: bool = False
 
     def issue(self, signer: Signer) -> bytes:
         """Return the certificate (DER), signed."""
+        write_time = der.generalized_time if self.generalized else der.time
         body = der.sequence(
             der.explicit(0, der.integer(self.version - 1)),
             der.integer(self.serial),
             signer.algorithm,
             self.issuer,
-            der.sequence(der.time(self.not_before), der.time(self.not_after)),
+            der.sequence(write_time(self.not_before), write_time(self.not_after)),
             self.subject,
             self.spki,
             der.explicit(3, der.sequence(*(e.encode() for e in self.extensions))),
@@ -211,13 +241,16 @@ def _signed(body: bytes, signer: Signer) -> bytes:
 
 
 def name(*parts: tuple[str, str]) -> bytes:
-    """Return a Name from (short type, value) pairs, in order; countries are PrintableString."""
+    """Return a Name from (short type, value) pairs, in order.
+
+    Countries and serial numbers are PrintableString, everything else UTF8String.
+    """
     return der.sequence(
         *(
             der.set_of(
                 der.sequence(
                     der.oid(_NAME_OIDS[kind]),
-                    der.printable(text) if kind == "C" else der.utf8(text),
+                    der.printable(text) if kind in _PRINTABLE else der.utf8(text),
                 )
             )
             for kind, text in parts

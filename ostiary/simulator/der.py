@@ -107,4 +107,9 @@ def time(moment: int) -> bytes:
     when = datetime.fromtimestamp(moment, UTC)
     if when.year < _UTC_TIME_UNTIL:
         return tlv(0x17, when.strftime("%y%m%d%H%M%SZ").encode())
-    return tlv(0x18, when.strftime("%Y%m%d%H%M%SZ").encode())
+    return generalized_time(moment)
+
+
+def generalized_time(moment: int) -> bytes:
+    """Return a GeneralizedTime for unix seconds, whatever the year."""
+    return tlv(0x18, datetime.fromtimestamp(moment, UTC).strftime("%Y%m%d%H%M%SZ").encode())

@@ -18,18 +18,26 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NoReturn, final
+from typing import Final, NoReturn, final, get_args
 
 from inference_runtime.attester import REPORT_DATA_SIZE
 from inference_runtime.attester import socket_wire as wire
-from ostiary.simulator import machines
+from ostiary.simulator import azure, machines
 from ostiary.simulator.amd import Chip, FakeAmd
+from ostiary.simulator.gcp import GcpMachine
 from ostiary.simulator.intel import FakeIntel
 from ostiary.simulator.machine import DEMO_IMAGE, LaunchRequest, launch_snp, launch_td
 from ostiary.simulator.machines import Machine, SnpMachine, TdxMachine
+from ostiary.simulator.nvidia import nvml
+from ostiary.simulator.nvidia.devices import COUNTS, DRIVER, MODES
+from ostiary.simulator.nvidia.keep import open_set
+from ostiary.simulator.nvidia.nvml import SimulatedDriver
+from ostiary.simulator.nvidia.pki import FakeNvidia
 from ostiary.simulator.pck import Platform
 from ostiary.simulator.snp import PRODUCTS, Product, require_product
-from ostiary.simulator.store import SimulatorError, read
+from ostiary.simulator.store import SimulatorError, read, read_rsa_key, write_key
+from ostiary.simulator.tpm import FakeTpm, measure
+from verifier.wire import canonical
 
 TIMEOUT_S: Final = 5.0
 """Seconds that a caller has for its request."""
@@ -64,13 +72,14 @@ class DeviceServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = 16
 
-    def __init__(self, path: Path, machine: Machine) -> None:
+    def __init__(self, path: Path, machine: Machine, gpus: SimulatedDriver | None = None) -> None:
         """Bind and listen.
 
         Raises:
             SimulatorError: somebody listens there, or the path cannot be used.
         """
         self._machine = machine
+        self._gpus = gpus
         self._path = path
         _clear(path)
         try:
@@ -91,10 +100,15 @@ class DeviceServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def answer(self, code: int, payload: bytes) -> tuple[int, bytes]:
         """Return status and payload for one request."""
         if code == wire.REPORT and len(payload) == REPORT_DATA_SIZE:
-            return wire.GOOD, wire.join(self._machine.report(payload))
+            vtpm = self._machine.vtpm(payload)
+            said = b"" if vtpm is None else canonical.encode(vtpm)
+            return wire.GOOD, wire.join((*self._machine.report(payload), said))
         if code == wire.CLAIMS and not payload:
             kind = self._machine.kind.encode()
-            return wire.GOOD, wire.join((kind, *self._machine.claims()))
+            return wire.GOOD, wire.join((kind, *self._machine.claims(), self._machine.ak))
+        gpus = nvml.answer(self._gpus, code, payload)
+        if gpus is not None:
+            return wire.GOOD, gpus
         return wire.BAD_REQUEST, b"a request is report with 64 bytes, or claims with none"
 
 
@@ -116,13 +130,15 @@ def _clear(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def serving(path: Path, machine: Machine) -> Iterator[DeviceServer]:
+def serving(
+    path: Path, machine: Machine, gpus: SimulatedDriver | None = None
+) -> Iterator[DeviceServer]:
     """Serve a machine from a thread of this process until the block ends.
 
     Raises:
         SimulatorError: as `DeviceServer`.
     """
-    server = DeviceServer(path, machine)
+    server = DeviceServer(path, machine, gpus)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -148,12 +164,53 @@ def launch(options: argparse.Namespace) -> Machine:
         part, _, path = pair.partition("=")
         image[part] = read(Path(path))
     request = LaunchRequest(config, image, debug=options.debug)
-    if options.kind == "tdx":
+    cloud, _, tee = options.kind.rpartition("-")
+    # In Azure the hardware measures the paravisor, and the TPM what was asked to be launched.
+    measured = azure.paravisor(tee, debug=options.debug) if cloud == "azure" else request
+    hardware = _hardware(options, tee, measured)
+    if not cloud:
+        return hardware
+    vtpm = _vtpm(options.machine)
+    if cloud == "azure":
+        return azure.AzureMachine(hardware, azure.measure(vtpm, request))
+    return GcpMachine(hardware, measure(vtpm, request))
+
+
+def _hardware(
+    options: argparse.Namespace, tee: str, request: LaunchRequest
+) -> TdxMachine | SnpMachine:
+    if tee == "tdx":
         platform = _platform(FakeIntel.load(options.vendor), options.machine)
         return TdxMachine(platform, launch_td(request), options.quote_version)
     product = require_product(options.product)
     chip = _chip(FakeAmd.load(options.vendor), product, options.machine)
     return SnpMachine(chip, launch_snp(request, product))
+
+
+def launch_gpus(options: argparse.Namespace) -> SimulatedDriver | None:
+    """Return the GPUs that the command line asks for, kept beside the machine's chip; or None.
+
+    Raises:
+        SimulatorError: there is no such set, or no fake NVIDIA in the vendor's folder.
+    """
+    if not options.gpus:
+        return None
+    vendor = FakeNvidia.load(options.vendor)
+    folder = None if options.machine is None else options.machine / "gpus"
+    return SimulatedDriver(
+        open_set(vendor, folder, options.gpus, options.gpu_mode, options.gpu_driver)
+    )
+
+
+def _vtpm(folder: Path | None) -> FakeTpm:
+    """Return the TPM kept in `folder`, as it starts, or a new one, whose key is then kept there."""
+    path = None if folder is None else folder / "ak.key.pem"
+    if path is not None and path.exists():
+        return FakeTpm(read_rsa_key(path))
+    made = FakeTpm.create()
+    if path is not None:
+        write_key(path, made.key)
+    return made
 
 
 def _platform(intel: FakeIntel, folder: Path | None) -> Platform:
@@ -189,13 +246,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vendor", type=Path, required=True, help="folder of the fake vendor")
     parser.add_argument("--socket", type=Path, required=True, help="where to listen")
     parser.add_argument("--config", required=True, help="MRCONFIGID (48 bytes) or HOST_DATA, hex")
-    parser.add_argument("--kind", choices=("tdx", "snp"), default="tdx")
+    parser.add_argument("--kind", choices=get_args(machines.Kind), default="tdx")
     parser.add_argument("--machine", type=Path, help="folder that keeps this machine's chip")
     parser.add_argument("--product", choices=PRODUCTS, default="Genoa", help="SNP only")
     parser.add_argument("--quote-version", type=int, choices=(4, 5), default=4, help="TDX only")
     parser.add_argument(
         "--image", action="append", default=[], metavar="PART=FILE", help="other measured content"
     )
+    parser.add_argument("--gpus", type=int, choices=(0, *COUNTS), default=0, help="how many GPUs")
+    parser.add_argument(
+        "--gpu-mode", choices=MODES, help="ppcie adds 4 switches; default spt for one GPU, else mpt"
+    )
+    parser.add_argument("--gpu-driver", default=DRIVER, metavar="VERSION", help="their driver")
     parser.add_argument("--debug", action="store_true", help="launch a debuggable machine")
     return parser.parse_args(arguments)
 
@@ -212,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         machine = launch(options)
-        with serving(options.socket, machine):
+        with serving(options.socket, machine, launch_gpus(options)):
             sys.stdout.write(f"SIMULATED {machine.kind} machine listens at {options.socket}\n")
             sys.stdout.flush()
             threading.Event().wait()

@@ -19,8 +19,9 @@ from ostiary.simulator.pck import Platform, SgxExtension
 from ostiary.simulator.quote import TdBody, quote_v4, quote_v5
 from ostiary.simulator.snp import SnpReport, Tcb, require_product
 from ostiary.simulator.store import SimulatorError
+from verifier.wire.messages import Vtpm
 
-Kind = Literal["tdx", "snp"]
+Kind = Literal["tdx", "snp", "azure-tdx", "azure-snp", "gcp-tdx", "gcp-snp"]
 _CHAIN: Final = ("leaf", "intermediate", "root")
 _VCEK: Final = "63da758d-e664-4564-adc5-f4b93be8accd"
 _VLEK: Final = "a8074bc2-a25a-483e-aae6-39c045a0b8a1"
@@ -37,8 +38,17 @@ class Machine(Protocol):
         """The kind of evidence."""
         ...
 
+    @property
+    def ak(self) -> bytes:
+        """The vTPM's public key (SPKI, DER); empty without one."""
+        ...
+
     def report(self, report_data: bytes) -> tuple[bytes, bytes, bytes]:
         """Return evidence bound to 64 bytes, event log, auxiliary blob."""
+        ...
+
+    def vtpm(self, report_data: bytes) -> Vtpm | None:
+        """Return what the vTPM says for the same 64 bytes; None without one."""
         ...
 
     def claims(self) -> tuple[bytes, bytes]:
@@ -59,6 +69,15 @@ class TdxMachine:
     def kind(self) -> Kind:
         """The kind of evidence."""
         return "tdx"
+
+    @property
+    def ak(self) -> bytes:
+        """Nothing: there is no TPM."""
+        return b""
+
+    def vtpm(self, report_data: bytes) -> Vtpm | None:  # noqa: ARG002 - as every machine has it
+        """Return nothing: there is no TPM."""
+        return None
 
     def report(self, report_data: bytes) -> tuple[bytes, bytes, bytes]:
         """Return a quote, and no event log or auxiliary blob."""
@@ -84,6 +103,15 @@ class SnpMachine:
     def kind(self) -> Kind:
         """The kind of evidence."""
         return "snp"
+
+    @property
+    def ak(self) -> bytes:
+        """Nothing: there is no TPM."""
+        return b""
+
+    def vtpm(self, report_data: bytes) -> Vtpm | None:  # noqa: ARG002 - as every machine has it
+        """Return nothing: there is no TPM."""
+        return None
 
     def report(self, report_data: bytes) -> tuple[bytes, bytes, bytes]:
         """Return a report and the host's certificate table."""

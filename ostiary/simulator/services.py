@@ -1,4 +1,4 @@
-"""The simulated vendors' services over HTTP, on loopback: a PCS, a PCCS, a KDS and a THIM.
+"""The simulated vendors' services over HTTP, on loopback: PCS, PCCS, KDS, THIM; RIM and OCSP.
 
 Guarantees: real paths, parameters, headers and status codes, so the real fetchers run unchanged:
 
@@ -12,6 +12,7 @@ Guarantees: real paths, parameters, headers and status codes, so the real fetche
     /vlek/v1/<product>/cert?...                            DER
     /SevSnpVM/certificates/<chip id>/<tcb>?api-version=    PEM, as Azure's cache has it
     /metadata/THIM/amd/certification                       JSON, for the first chip; wants Metadata
+    /v1/rim/..., /crl/..., POST /                          NVIDIA's, see `nvidia/services.py`
 
 Faults can be set for paths: statuses with headers, other bodies, slow bytes. Proves nothing: the
 keys are the simulator's.
@@ -33,6 +34,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from ostiary.simulator import certificates, tcb
 from ostiary.simulator.amd import Chip, FakeAmd
 from ostiary.simulator.intel import FMSPC, FakeIntel
+from ostiary.simulator.nvidia.services import NvidiaServices
 from ostiary.simulator.pck import CaRole
 from ostiary.simulator.snp import PRODUCTS, Product, Tcb
 
@@ -42,6 +44,8 @@ _PEM: Final = "application/x-pem-file"
 _V4: Final = "certification/v4"
 _CAS: Final[dict[str, CaRole]] = {"platform": "platform_ca", "processor": "processor_ca"}
 _API_VERSION: Final = "2020-10-15-preview"
+_MAX_BODY: Final = 16 * 1024
+"""Largest body of a POST in bytes: an OCSP request has some hundreds."""
 _EARLY: Final = 2
 """How far the early set's evaluation number is ahead of the standard set's."""
 
@@ -77,6 +81,7 @@ class Vendors:
     fmspcs: Sequence[bytes] = (FMSPC,)
     evaluation: int = 18
     revoked_pcks: Sequence[int] = ()
+    nvidia: NvidiaServices | None = None
 
     def reply(self, target: str, headers: Mapping[str, str]) -> Reply:
         """Return the answer to a GET for `target`, path and query."""
@@ -91,7 +96,15 @@ class Vendors:
             return self._thim(headers)
         if path[:2] == ["SevSnpVM", "certificates"]:
             return self._cache(path[2:], query)
+        if self.nvidia is not None:
+            return _plain(self.nvidia.get(parts.path))
         return NOT_FOUND
+
+    def posted(self, target: str, body: bytes) -> Reply:
+        """Return the answer to a POST: only NVIDIA's OCSP responder takes any."""
+        if self.nvidia is None:
+            return NOT_FOUND
+        return _plain(self.nvidia.post(urlsplit(target).path, body))
 
     def _intel(self, intel: FakeIntel, path: str, query: Mapping[str, str]) -> Reply:
         if path == "IntelSGXRootCA.der":
@@ -182,6 +195,13 @@ class Vendors:
         return NOT_FOUND
 
 
+def _plain(found: tuple[str, bytes] | None) -> Reply:
+    if found is None:
+        return NOT_FOUND
+    media_type, body = found
+    return Reply(200, body, {"Content-Type": media_type})
+
+
 def _levels(product: Product, level: Tcb) -> dict[str, str]:
     """Return the query that asks for a TCB (AMD 57230)."""
     asked = {
@@ -229,14 +249,16 @@ class VendorServer(ThreadingHTTPServer):
         with self._lock:
             self.faults.clear()
 
-    def answer(self, target: str, headers: Mapping[str, str]) -> Reply:
-        """Return the answer to one GET: a fault's, or the vendors'."""
+    def answer(self, target: str, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
+        """Return the answer to one GET, or POST with a body: a fault's, or the vendors'."""
         with self._lock:
             self.asked[urlsplit(target).path] += 1
             for at, (beginning, times, reply) in enumerate(self.faults):
                 if target.startswith(beginning):
                     self.faults[at : at + 1] = [(beginning, times - 1, reply)] * (times > 1)
                     return reply
+            if body is not None:
+                return self.vendors.posted(target, body)
             return self.vendors.reply(target, headers)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the library's signature
@@ -250,7 +272,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer one request."""
-        reply = self.server.answer(self.path, self.headers)  # type: ignore[arg-type]  # reads like a Mapping
+        self._send(self.server.answer(self.path, self.headers))  # type: ignore[arg-type]  # reads like a Mapping
+
+    def do_POST(self) -> None:
+        """Answer one request that has a body."""
+        said = self.headers.get("Content-Length", "")
+        size = int(said) if said.isascii() and said.isdigit() else _MAX_BODY + 1
+        if size > _MAX_BODY:
+            # What was not read must not be taken for the next request.
+            self.close_connection = True
+            self._send(Reply(413, headers={"Connection": "close"}))
+            return
+        body = self.rfile.read(size)
+        self._send(self.server.answer(self.path, self.headers, body))  # type: ignore[arg-type]  # same
+
+    def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
         for header, value in reply.headers.items():
             self.send_header(header, value)

@@ -78,8 +78,8 @@ def test_an_snp_guest_reports_through_its_socket(path):
         wire.frame(wire.CLAIMS, b"x"),
         wire.frame(9, bytes(64)),
         wire.frame(wire.REPORT, bytes(64))[:-1],
-        b"OSIM\x02" + wire.frame(wire.CLAIMS, b"")[5:],
-        b"OSIM\x01\x01\xff\xff\xff\xff",
+        b"OSIM\x01" + wire.frame(wire.CLAIMS, b"")[5:],
+        b"OSIM\x02\x01\xff\xff\xff\xff",
     ],
     ids=["empty", "http", "63", "0", "65", "claims-x", "code", "cut", "version", "huge"],
 )
