@@ -61,6 +61,20 @@ _CHAINS: Final = {
     Reason.ROOT_UNKNOWN: "The chain ends at a root that is not the vendor's. If the machine is "
     "simulated, it is admitted only by a broker set up with simulated roots; otherwise the "
     "evidence is forged or its chain is of another product.",
+    Reason.RIM_EXPIRED: "The certificates that signed NVIDIA's reference manifest have ended: "
+    "fetch it again, for NVIDIA signs manifests anew; or admit this very document by its SHA-256 "
+    "in `gpu.expired_rims`, and believe an old signature.",
+    Reason.CERTIFICATE_HOLD: "NVIDIA has put a certificate on hold: wait until it is lifted. For "
+    "signers of reference manifests, and never for devices, `gpu.allow_hold_rim` admits it.",
+    Reason.REVOCATION_MISSING: "Nobody says whether a certificate was revoked: fetch OCSP answers "
+    "with `ostiary collateral`. Without `gpu.require_revocation` a revoked device can pass.",
+    Reason.REVOCATION_INVALID: "An OCSP answer or revocation list is not NVIDIA's, or not for this "
+    "certificate and time: fetch it again, and see that the judging machine's clock is right.",
+    Reason.REVOCATION_EXPIRED: "An OCSP answer or revocation list is over: fetch it anew. "
+    "`gpu.ocsp_grace` admits good OCSP answers for some seconds more, in which a revocation is "
+    "not seen.",
+    Reason.NRAS_REFUSED: "NVIDIA's remote attestation service does not call the devices good, and "
+    "was asked for a second opinion: see what it says; no policy overrules it while it is asked.",
 }
 
 _GENUINE: Final = {
@@ -132,8 +146,24 @@ _WORKLOAD: Final = {
     "different TEEs: name the kind that the machine really is.",
     Reason.GPU_EVIDENCE_MISSING: "The policy wants GPUs to prove themselves and no evidence of "
     "them came: send it, or set `gpu.count` to 0 and trust no GPU.",
-    Reason.GPU_UNSUPPORTED: "This version cannot appraise these GPUs: set `gpu.count` to 0, or use "
-    "a newer version.",
+    Reason.GPU_UNSUPPORTED: "A GPU is genuine but of a kind, or reports in a form, that this "
+    "version cannot appraise in full: use one that it can, or a newer version.",
+    Reason.GPU_COUNT: "More or fewer devices prove themselves than the policy asks for: send the "
+    "evidence of every GPU and switch of the machine, or set `gpu.count` and `gpu.switches`.",
+    Reason.GPU_DUPLICATE: "One device stands in the set twice: send the evidence of each device "
+    "once.",
+    Reason.GPU_SET_MIXED: "The devices of a set differ in chip, driver, mode or nonce: ask all of "
+    "one machine with one nonce, after setting them up alike.",
+    Reason.GPU_MODE: "A GPU is not in a confidential mode that the policy admits, or contradicts "
+    "itself about it: set the machine's mode and reboot it, or see `gpu.modes`.",
+    Reason.GPU_TOPOLOGY: "GPUs and switches are not wired to one another: a protected-PCIe set is "
+    "8 GPUs and the 4 locked switches of the same board, each naming the others.",
+    Reason.GPU_FWID: "The firmware that signed the report is not the one that the device's "
+    "certificate names, or the report does not say: update the driver, or if it is an old one "
+    "that cannot tell, see `gpu.require_fwid`.",
+    Reason.GPU_MEASUREMENT: "A device runs firmware or a driver with other measurements than "
+    "NVIDIA's reference manifests (RIM) give: reset it, and look at the indices that differ; if "
+    "NVIDIA issued the manifest anew, fetch it.",
     Reason.SIMULATED: "The evidence is SIMULATED and proves nothing: use real hardware, or a "
     "broker that was set up for the demo.",
 }
@@ -160,7 +190,9 @@ _MEASURED: Final = {
     "key count, as vouched for by whoever named it.",
     Reason.TPM_QUOTE_MISSING: "The hardware's report stands alone, so that neither freshness nor "
     "the guest's boot is proven: send the vTPM's quote, its signature and PCR values with it. "
-    "Without `azure.require_tpm_quote` the report alone is admitted.",
+    "Without `azure.require_tpm_quote`, or `gcp.require_tpm`, the report alone is admitted.",
+    Reason.HARDWARE_REPORT_MISSING: "A vTPM is its host's and proves nothing without the "
+    "hardware: send the TD quote or SNP report from configfs-tsm, taken over the same report data.",
     Reason.VM_CONFIGURATION: "The VM was created with other settings than the policy asks for: "
     "create it with those, or see `azure.require_secure_boot`, `azure.require_tpm_enabled` and "
     "`azure.allow_console`.",
@@ -174,6 +206,40 @@ _MEASURED: Final = {
     "digests that they claim: treat what it says as forged, or update what writes it.",
 }
 
+_PROVENANCE: Final = {
+    Reason.PROVENANCE_MISSING: "The policy wants to know who built what was measured: give the "
+    "Sigstore bundle about that very digest (`--provenance`), and the log that proves the digest; "
+    "or take out `provenance.subject` and trust the references alone.",
+    Reason.PROVENANCE_ROOT: "The trusted root is not one that the policy pins, or cannot be read: "
+    "give the file whose SHA-256 stands in `provenance.trusted_roots`, or review the new one and "
+    "add it there.",
+    Reason.PROVENANCE_INVALID: "The bundle is not genuine under this trusted root: take it from "
+    "whoever published it again, byte for byte; if that does not help, treat it as forged.",
+    Reason.PROVENANCE_IDENTITY: "The bundle is genuine, but somebody else signed it, or from "
+    "another source or as something else: find out who built this, or change "
+    "`provenance.identity`, `provenance.issuer`, `provenance.repository`, `provenance.ref` or "
+    "`provenance.predicate_type`.",
+    Reason.PROVENANCE_UNAVAILABLE: "This installation cannot verify Sigstore bundles: install "
+    "the extra `provenance`. Nothing that demands them is accepted without it.",
+}
+
+_TOKENS: Final = {
+    Reason.TOKEN_KEY_UNKNOWN: "The token is signed by a key that is not in the set that was given: "
+    "fetch the issuer's current keys, and take the token from where you meant to.",
+    Reason.TOKEN_ISSUER: "Somebody else issued the token than was expected: name the right issuer "
+    "(`maa.issuers`, or --issuer), or treat the token as foreign.",
+    Reason.TOKEN_AUDIENCE: "The token was made for somebody else: ask for one in your own name.",
+    Reason.TOKEN_EXPIRED: "The token, or what it rests on, is over: ask for a new one, and see "
+    "that the judging machine's clock, or --at, is right.",
+    Reason.TOKEN_NOT_YET_VALID: "The token is from the future: see that the judging machine's "
+    "clock, or --at, is right.",
+    Reason.MAA_NOT_ALLOWED: "The policy does not admit Microsoft's word in place of the hardware's: "
+    "appraise the machine's own evidence, or list the instance of Azure Attestation that you trust "
+    "in `maa.issuers`.",
+    Reason.MAA_NOT_COMPLIANT: "Azure Attestation does not call the machine a compliant confidential "
+    "VM: see why in Azure; no policy overrules it.",
+}
+
 _DOCUMENTS: Final = {
     Reason.DOCUMENT_SIGNATURE: "The document is not signed by enough of the expected signers, or "
     "is of another type: have it signed anew by enrolled keys.",
@@ -185,7 +251,15 @@ _DOCUMENTS: Final = {
 }
 
 ADVICE: Final[Mapping[Reason, str]] = MappingProxyType(
-    _READING | _CHAINS | _GENUINE | _TCB | _WORKLOAD | _MEASURED | _DOCUMENTS
+    _READING
+    | _CHAINS
+    | _GENUINE
+    | _TCB
+    | _WORKLOAD
+    | _MEASURED
+    | _PROVENANCE
+    | _TOKENS
+    | _DOCUMENTS
 )
 """What to do, by reason."""
 

@@ -1,5 +1,7 @@
 """Vendor roots that evidence may chain to: Intel, AMD, makers of vTPMs; SHA-256 of the DER.
 
+NVIDIA's are pinned by key, SHA-256 of the SPKI: its device root was issued again with the same key.
+
 Guarantees: the default is the real vendors' roots and nothing else. A simulator's roots exist only
 in an `Anchors` that some process setting with a frightening name built with `with_simulated`; any
 result that rests on one says `simulated`.
@@ -40,6 +42,16 @@ TPM_AK_ROOTS: Final[Mapping[str, frozenset[bytes]]] = {
 """SHA-256 of the roots (DER) above the attestation keys of virtual TPMs, by their maker: Azure
 Virtual TPM Root 2023 and Microsoft RSA Devices Root 2021; Google's tpm_ek_root_1 and EK/AK CA."""
 
+NVIDIA_DEVICE_ROOT: Final = bytes.fromhex(
+    "a90c4eb5acfd3e3d03a25db6a26b84f720ad0503196c627c21ddd48dd85b06a4"
+)
+"""SHA-256 of the SPKI of "NVIDIA Device Identity CA"."""
+
+NVIDIA_RIM_ROOT: Final = bytes.fromhex(
+    "dec1dc316477aa851eebdf51327ae9f864bc8d89254657ed1e7eb9168af1e1a3"
+)
+"""SHA-256 of the SPKI of "NVIDIA CoRIM signing Root CA"."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,8 @@ class Anchors:
         default_factory=lambda: {product: frozenset({pin}) for product, pin in AMD_ARK.items()}
     )
     tpm: Mapping[str, frozenset[bytes]] = field(default_factory=lambda: dict(TPM_AK_ROOTS))
+    nvidia_device: frozenset[bytes] = frozenset({NVIDIA_DEVICE_ROOT})
+    nvidia_rim: frozenset[bytes] = frozenset({NVIDIA_RIM_ROOT})
     simulated: frozenset[bytes] = frozenset()
 
     def is_simulated(self, root_sha256: bytes) -> bool:
@@ -63,8 +77,14 @@ class Anchors:
         intel: Iterable[bytes] = (),
         amd: Mapping[str, bytes] | None = None,
         tpm: Iterable[bytes] = (),
+        nvidia_device: Iterable[bytes] = (),
+        nvidia_rim: Iterable[bytes] = (),
     ) -> Anchors:
-        """Return anchors that also trust these simulator roots (SHA-256 of DER), marked as such."""
+        """Return anchors that also trust these simulator roots, marked as such.
+
+        Pins are SHA-256 of the DER; of the SPKI for NVIDIA's.
+        """
+        extra_device, extra_rim = frozenset(nvidia_device), frozenset(nvidia_rim)
         extra_intel = frozenset(intel)
         extra_amd = dict(amd or {})
         extra_tpm = frozenset(tpm)
@@ -77,7 +97,14 @@ class Anchors:
             intel=self.intel | extra_intel,
             amd=products,
             tpm={**self.tpm, "simulated": extra_tpm} if extra_tpm else self.tpm,
-            simulated=self.simulated | extra_intel | frozenset(extra_amd.values()) | extra_tpm,
+            nvidia_device=self.nvidia_device | extra_device,
+            nvidia_rim=self.nvidia_rim | extra_rim,
+            simulated=self.simulated
+            | extra_intel
+            | frozenset(extra_amd.values())
+            | extra_tpm
+            | extra_device
+            | extra_rim,
         )
 
 

@@ -1,5 +1,8 @@
 """What to do about a refusal: advice for every reason, and a result told in the order that helps.
 
+The same text is told of a result (`ostiary explain`) and of a broker's audit entry (its door, and
+`ostiary broker audit`).
+
 Guarantees: pure; every `Reason` has its advice, and whatever field of a policy the advice names is
 one of `verifier/policy.py`; a result that is not one, or contradicts itself, is refused. Does not
 judge anything again: an explanation is worth what the result is worth that it was made from.
@@ -7,6 +10,7 @@ judge anything again: an explanation is worth what the result is worth that it w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, final
@@ -80,7 +84,7 @@ class Explanation:
     `problems` has first what makes evidence not genuine, for nothing else counts then; then the
     nearest miss, which is the reason that the fewest checks failed for; where several failed
     equally often, the one that failed first. `not_judged` are names of checks that nothing was
-    there to judge by.
+    there to judge by. `notes` is what else was said, that is no reason of the verifier's.
     """
 
     kind: str
@@ -89,6 +93,7 @@ class Explanation:
     simulated: bool
     problems: tuple[Problem, ...]
     not_judged: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def advice(code: str) -> str | None:
@@ -125,6 +130,124 @@ def explain(raw: bytes) -> Explanation:
         problems=_problems(result.checks),
         not_judged=tuple(check.name for check in result.checks if check.ok is None),
     )
+
+
+_REASONS: Final = {reason.value: reason for reason in Reason}
+_LINE: Final = re.compile(r"([a-z0-9_]+): (.*)", re.DOTALL)
+_MISS: Final = re.compile(r"(.*?): expected (.*?), seen (.*)", re.DOTALL)
+
+
+def explain_reasons(what: str, reasons: Iterable[str]) -> Explanation:
+    """Return the explanation of a refusal as a broker's audit table keeps it.
+
+    Args:
+        what: was refused, such as `release`.
+        reasons: lines, of which those of the verifier begin with its code and a colon. Lines are
+            bounded, so that the end of a long value may be missing.
+    """
+    checks: list[_Told] = []
+    notes: list[str] = []
+    for line in reasons:
+        told = _told(line)
+        if told is None:
+            notes.append(line)
+        else:
+            checks.append(told)
+    return Explanation(
+        kind=what,
+        verdict=Verdict.REJECT,
+        tcb_status=None,
+        simulated=False,
+        problems=_problems(checks),
+        not_judged=(),
+        notes=tuple(notes),
+    )
+
+
+def _told(line: str) -> _Told | None:
+    """Return the failed check that a line tells of, or None for a line of another kind."""
+    match = _LINE.fullmatch(line)
+    reason = None if match is None else _REASONS.get(match[1])
+    if match is None or reason is None:
+        return None
+    rest = match[2]
+    parts = _MISS.fullmatch(rest)
+    if parts is None:
+        return _Told("evidence", ok=False, expected="valid", seen=rest, reason=reason)
+    return _Told(parts[1], ok=False, expected=parts[2], seen=parts[3], reason=reason)
+
+
+def text(told: Explanation) -> str:
+    """Return the explanation for a person, without a line break at its end.
+
+    What evidence may have written stands in one line and without commands for a terminal.
+    """
+    head = [told.verdict.value, _shown(told.kind)]
+    if told.tcb_status is not None:
+        head.append(f"TCB {_shown(told.tcb_status)}")
+    if told.simulated:
+        head.append("SIMULATED: it proves nothing")
+    lines = [" · ".join(head), *map(_shown, told.notes)]
+    for number, problem in enumerate(told.problems, 1):
+        lines += [f"\n{number}. {problem.reason.value}"]
+        lines += _lines(problem.misses)
+        lines += [f"   what to do: {problem.advice}"]
+    if told.verdict is Verdict.REJECT and not told.problems and not told.notes:
+        lines.append(
+            "\nNothing failed, and nothing was judged: give a policy with reference values."
+        )
+    if told.not_judged:
+        lines.append(f"\nnot judged: {', '.join(map(_shown, _together(told.not_judged)))}")
+    return "\n".join(lines)
+
+
+def _lines(misses: Iterable[Miss]) -> list[str]:
+    """Return what failed; what was expected and seen of several devices alike stands once."""
+    alike: dict[tuple[str, str, int | None], list[str]] = {}
+    for miss in misses:
+        alike.setdefault((miss.expected, miss.seen, miss.differs_at), []).append(miss.name)
+    lines = []
+    for (expected, seen, at), names in alike.items():
+        where = "" if at is None else f" (differs from byte {at} on)"
+        shown = ", ".join(map(_shown, _together(names)))
+        lines.append(
+            f"   {shown}{where}\n     expected {_shown(expected)}\n     seen     {_shown(seen)}"
+        )
+    return lines
+
+
+_OF_DEVICE: Final = re.compile(r"(gpu|switch)\[(0|[1-9][0-9]{0,3})\](\..*)?", re.DOTALL)
+
+
+def _together(names: Iterable[str]) -> list[str]:
+    """Return names of checks, with one for the same check of several devices: `gpu[0-7].nonce`."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        match = _OF_DEVICE.fullmatch(name)
+        if match is None:
+            found.setdefault((name, ""), [])
+        else:
+            found.setdefault((match[1], match[3] or ""), []).append(int(match[2]))
+    return [
+        f"{kind}[{_ranges(numbers)}]{check}" if numbers else kind
+        for (kind, check), numbers in found.items()
+    ]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as `0-2, 5`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _shown(written: str) -> str:
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in written)
+    return clean or "(empty)"
 
 
 def _check(result: _Result) -> None:

@@ -8,12 +8,16 @@ signed release policy is the broker's (`broker/policies`), which embeds this one
 
 from __future__ import annotations
 
+import functools
+import re
 import tomllib
-from typing import Any, Literal, TypeAlias, final
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar, final
 
 import msgspec
 
 from verifier.errors import Reason, VerifierError
+from verifier.references import ReferenceIndex, Valued
 from verifier.result import TcbStatus
 from verifier.wire import canonical
 from verifier.wire.canonical import Hex, Struct, require_id
@@ -24,8 +28,25 @@ MAX_POLICY = 256 * 1024
 """Largest policy in bytes, authored or canonical."""
 
 
+MAX_GPUS = 64
+"""Most GPUs, and most switches, of one machine."""
+
+DRIVER_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){1,3}", re.ASCII)
+"""A driver's version as NVIDIA writes it; parts are decimal."""
+VBIOS_VERSION = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}", re.ASCII)
+"""A VBIOS version as NVIDIA writes it; parts are hexadecimal."""
+
+ISSUER = re.compile(r"https://[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){1,8}(:[0-9]{1,5})?", re.ASCII)
+"""An instance of Azure Attestation, as it stands in `iss`: no path, no slash at the end."""
+
+R = TypeVar("R", bound=Valued)
 _U16 = 1 << 16
 _PCR_NAMES = frozenset(map(str, range(24)))
+
+
+def _given(reference: msgspec.Struct, names: tuple[str, ...]) -> dict[str, Any]:
+    values = ((name, getattr(reference, name)) for name in names)
+    return {name: value for name, value in values if value is not None}
 
 
 def _require_length(value: Hex | None, length: int, what: str) -> None:
@@ -85,6 +106,10 @@ class TdxReference(Struct, frozen=True, tag="tdx", tag_field="kind"):
         for what in self.__struct_fields__[1:-1]:
             _require_length(getattr(self, what), 48, what)
 
+    def values(self) -> dict[str, Hex]:
+        """Return the measurements that are given, by the name of the TD report's field."""
+        return _given(self, self.__struct_fields__[1:-1])
+
 
 @final
 class SnpReference(Struct, frozen=True, tag="snp", tag_field="kind"):
@@ -102,6 +127,10 @@ class SnpReference(Struct, frozen=True, tag="snp", tag_field="kind"):
         sizes = (48, 32, 48, 48, 16, 16)
         for what, size in zip(self.__struct_fields__[1:], sizes, strict=True):
             _require_length(getattr(self, what), size, what)
+
+    def values(self) -> dict[str, Hex]:
+        """Return the values that are given, by the name of the report's field."""
+        return _given(self, self.__struct_fields__[1:])
 
 
 @final
@@ -127,6 +156,10 @@ class SgxReference(Struct, frozen=True, tag="sgx", tag_field="kind"):
         if not (0 <= (self.isvprodid or 0) < _U16 and 0 <= self.min_isvsvn < _U16):
             raise ValueError("isvprodid and min_isvsvn are from 0 to 65535")
 
+    def values(self) -> dict[str, Hex | int]:
+        """Return the values that must be equal, by the name of the enclave report's field."""
+        return _given(self, ("mrenclave", "mrsigner", "isvprodid"))
+
 
 @final
 class TpmReference(Struct, frozen=True, tag="tpm", tag_field="kind"):
@@ -142,8 +175,46 @@ class TpmReference(Struct, frozen=True, tag="tpm", tag_field="kind"):
         if not self.pcrs.keys() <= _PCR_NAMES:
             raise ValueError("pcrs are named 0 to 23")
 
+    def values(self) -> dict[str, Hex]:
+        """Return the PCR values that are given, by index; the log's part is not among them."""
+        return self.pcrs
 
-Reference: TypeAlias = TdxReference | SnpReference | SgxReference | TpmReference
+
+@final
+class MaaReference(Struct, frozen=True, tag="maa", tag_field="kind"):
+    """One confidential VM that is known good, as Azure Attestation tells of it.
+
+    `attestation_type` says which of the values there are: for `sevsnpvm` `launch_measurement` and
+    what follows from it, for `tdxvm` `mr_td` and the RTMRs; each that is given must be equal.
+    """
+
+    name: str
+    attestation_type: Literal["sevsnpvm", "tdxvm"]
+    launch_measurement: Hex | None = None
+    host_data: Hex | None = None
+    id_key_digest: Hex | None = None
+    mr_td: Hex | None = None
+    rtmr0: Hex | None = None
+    rtmr1: Hex | None = None
+    rtmr2: Hex | None = None
+    rtmr3: Hex | None = None
+
+    def __post_init__(self) -> None:
+        for what in self.__struct_fields__[2:]:
+            _require_length(getattr(self, what), 32 if what == "host_data" else 48, what)
+        amd = self.attestation_type == "sevsnpvm"
+        foreign = self.__struct_fields__[5:] if amd else self.__struct_fields__[2:5]
+        if (self.launch_measurement if amd else self.mr_td) is None:
+            raise ValueError("launch_measurement (sevsnpvm) or mr_td (tdxvm) is required")
+        if any(getattr(self, what) is not None for what in foreign):
+            raise ValueError("values of the other attestation type")
+
+    def values(self) -> dict[str, Hex]:
+        """Return the values that are given, by our names of them."""
+        return _given(self, self.__struct_fields__[2:])
+
+
+Reference: TypeAlias = TdxReference | SnpReference | SgxReference | TpmReference | MaaReference
 
 
 @final
@@ -266,14 +337,126 @@ class AzureRules(Struct, frozen=True):
 
 
 @final
-class GpuRules(Struct, frozen=True):
-    """How many GPUs must prove themselves. Their appraisal is not part of this version."""
+class GcpRules(Struct, frozen=True):
+    """Rules for Google's confidential VMs, beside those of their hardware (see verifier/gcp).
 
-    count: int = 0
+    The vTPM is the host's, so that it proves nothing the host would not like: it is shown, and a
+    bad quote denies. With `require_tpm` one must be there, and fit a tpm reference; that narrows
+    what the hardware report admits, and replaces nothing of it.
+    """
+
+    require_tpm: bool = False
 
 
 @final
-class AppraisalPolicy(Struct, frozen=True):
+class MaaRules(Struct, frozen=True):
+    """Whether Azure Attestation's word may stand for the hardware's (see verifier/maa).
+
+    `issuers` are the instances that are believed, by their exact URL; none are, unless listed:
+    Microsoft then vouches for hardware and TCB, and nobody sees their evidence.
+    """
+
+    issuers: tuple[str, ...] = ()
+    attestation_types: tuple[Literal["sevsnpvm", "tdxvm"], ...] = ("sevsnpvm", "tdxvm")
+    require_secure_boot: bool = True
+    allow_debug: bool = False
+
+    def __post_init__(self) -> None:
+        for issuer in self.issuers:
+            if ISSUER.fullmatch(issuer) is None:
+                raise ValueError("issuers are URLs like https://name.region.attest.azure.net")
+
+
+@final
+class GpuRules(Struct, frozen=True):
+    """Which NVIDIA GPUs and switches must prove themselves, and how good they must be.
+
+    `count` and `switches` are exact; 0 says that there are none. `min_driver` is a version such as
+    "550.90.07"; `min_vbios` has one by chip ("GH100", "LS10"), such as "96.00.9F.00.01".
+    `device_ids` (9 bytes each: the serial number of a device's BROM certificate), where given, are
+    the only devices admitted. `require_fwid` refuses GPUs whose old driver does not say which
+    firmware reports; a wrong one is always refused.
+
+    `rims` (SHA-256 each), where given, are the only reference manifests used; `expired_rims` are
+    used though their signer's certificate has ended. `allow_hold_rim` admits a RIM signer that is
+    on hold, `ocsp_grace` is seconds for which an OCSP answer counts after its end; 0 is never.
+    """
+
+    count: int = 0
+    switches: int = 0
+    archs: tuple[Literal["hopper", "blackwell"], ...] = ("hopper",)
+    modes: tuple[Literal["spt", "mpt", "ppcie"], ...] = ("spt", "mpt", "ppcie")
+    min_driver: str | None = None
+    min_vbios: dict[str, str] = {}  # noqa: RUF012 - msgspec copies defaults
+    device_ids: tuple[Hex, ...] = ()
+    require_fwid: bool = True
+    rims: tuple[Hex, ...] = ()
+    expired_rims: tuple[Hex, ...] = ()
+    require_revocation: bool = True
+    allow_hold_rim: bool = False
+    ocsp_grace: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.count <= MAX_GPUS and 0 <= self.switches <= MAX_GPUS):
+            raise ValueError(f"count and switches are from 0 to {MAX_GPUS}")
+        if self.switches and not self.count:
+            raise ValueError("switches without GPUs prove nothing: count is required")
+        if self.switches and "ppcie" not in self.modes:
+            raise ValueError("switches are attested in mode ppcie only")
+        if self.ocsp_grace < 0:
+            raise ValueError("ocsp_grace is 0 or more seconds")
+        for value in self.device_ids:
+            _require_length(value, 9, "device id")
+        for value in (*self.rims, *self.expired_rims):
+            _require_length(value, 32, "RIM digest")
+        if self.min_driver is not None and not DRIVER_VERSION.fullmatch(self.min_driver):
+            raise ValueError("min_driver is a version such as 550.90.07")
+        if not all(map(VBIOS_VERSION.fullmatch, self.min_vbios.values())):
+            raise ValueError("min_vbios are versions such as 96.00.9F.00.01")
+
+
+PROVENANCE_SUBJECTS = frozenset(
+    {
+        *("measurement", "mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrenclave"),
+        *("uki_digest", "initrd_digest", "boot_applications", "verity_root_hashes", "images"),
+    }
+)
+"""What provenance may be asked of, beside `runtime.NAME`."""
+
+
+@final
+class ProvenanceRules(Struct, frozen=True):
+    """Who must have signed a measured digest, with Sigstore (see verifier/provenance).
+
+    `subject` is a launch measurement or boot claim; of those that are several, each needs a bundle.
+    `identity` is the certificate's name and `issuer` the OIDC issuer, both exact; `repository` and
+    `ref` the source that a CI's token named. `predicate_type` admits in-toto statements of that
+    type; without it only a signature over the artefact itself counts. `trusted_roots` are SHA-256
+    of the trusted root files that the policy's author reviewed.
+    """
+
+    subject: str
+    identity: str
+    issuer: str
+    trusted_roots: tuple[Hex, ...]
+    predicate_type: str | None = None
+    repository: str | None = None
+    ref: str | None = None
+
+    def __post_init__(self) -> None:
+        kind, _, name = self.subject.partition(".")
+        if self.subject not in PROVENANCE_SUBJECTS and not (kind == "runtime" and name):
+            raise ValueError(f"provenance: subject {self.subject!r} is not known")
+        if not self.identity or not self.issuer:
+            raise ValueError("provenance: identity and issuer are required")
+        if not self.trusted_roots:
+            raise ValueError("provenance: at least one trusted root is required")
+        for root in self.trusted_roots:
+            _require_length(root, 32, "trusted_roots")
+
+
+@final
+class AppraisalPolicy(Struct, frozen=True, dict=True):
     """Rules and reference values. Kinds without a reference value are refused in a release."""
 
     tdx: TdxRules = TdxRules()
@@ -281,12 +464,26 @@ class AppraisalPolicy(Struct, frozen=True):
     sgx: SgxRules = SgxRules()
     tpm: TpmRules = TpmRules()
     azure: AzureRules = AzureRules()
+    gcp: GcpRules = GcpRules()
+    maa: MaaRules = MaaRules()
     gpu: GpuRules = GpuRules()
+    provenance: tuple[ProvenanceRules, ...] = ()
     reference: tuple[Reference, ...] = ()
 
-    def references(self, kind: type[msgspec.Struct]) -> tuple[Any, ...]:
+    def references(self, kind: type[Any]) -> tuple[Any, ...]:
         """Return the reference values of one kind, in order."""
         return tuple(value for value in self.reference if isinstance(value, kind))
+
+    def candidates(self, kind: type[R], seen: Callable[[str], object]) -> Sequence[R]:
+        """Return the references of one kind that evidence may fit; see `verifier.references`."""
+        index = self._indexes.get(kind)
+        if index is None:
+            index = self._indexes[kind] = ReferenceIndex(self.references(kind))
+        return index.candidates(seen)
+
+    @functools.cached_property
+    def _indexes(self) -> dict[type, ReferenceIndex[Any]]:
+        return {}
 
 
 @final

@@ -8,8 +8,9 @@ business. The JSON form is what `ostiary verify … --json` prints and what a re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, final
 
@@ -135,11 +136,36 @@ class Appraisal:
         """Lower `expires` to the end of one more thing that the verdict rests on."""
         self.expires = expires if self.expires is None else min(self.expires, expires)
 
+    def take(self, inner: Appraisal, name: str) -> None:
+        """Take over the checks of one part under this name; claims and verdict stay its own."""
+        self.checks += [
+            Check(f"{name}.{c.name}", c.ok, c.expected, c.seen, c.reason) for c in inner.checks
+        ]
+        self.simulated |= inner.simulated
+        if inner.expires is not None:
+            self.limit(inner.expires)
+
+    @contextmanager
+    def part(self, name: str, claim: str) -> Iterator[Appraisal]:
+        """Give an appraisal of one part, and take it over under these names, whatever happens."""
+        inner = Appraisal(name)
+        try:
+            yield inner
+        finally:
+            self.checks += [replace(each, name=f"{name}.{each.name}") for each in inner.checks]
+            self.claims[claim] = inner.claims
+            if inner.tcb_status is not None:
+                self.tcb_status = inner.tcb_status
+            self.advisory_ids += inner.advisory_ids
+            self.simulated |= inner.simulated
+            if inner.expires is not None:
+                self.limit(inner.expires)
+
     def result(self) -> AttestationResult:
         """Return the result: accept only if something was judged and nothing failed."""
         reasons = tuple(dict.fromkeys(c.reason for c in self.checks if c.reason is not None))
         judged = any(c.ok for c in self.checks)
-        if reasons == (Reason.UNSUPPORTED,):
+        if reasons and set(reasons) <= {Reason.UNSUPPORTED, Reason.GPU_UNSUPPORTED}:
             verdict = Verdict.UNSUPPORTED
         else:
             verdict = Verdict.ACCEPT if judged and not reasons else Verdict.REJECT

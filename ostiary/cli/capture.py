@@ -24,7 +24,7 @@ from verifier import policy as policies
 from verifier.advice import STOPS
 from verifier.anchors import PINNED, Anchors
 from verifier.appraise import Endorsements, Evidence, appraise
-from verifier.errors import VerifierError
+from verifier.errors import Reason, VerifierError
 from verifier.policy import AppraisalPolicy, SnpRules
 from verifier.result import AttestationResult, Verdict
 from verifier.snp import SnpEndorsements
@@ -69,6 +69,12 @@ def add_parser(verbs: Subparsers) -> None:
         metavar="F",
         help="tdx: Intel's collateral, JSON; snp: VEK, ASK, ARK and CRL, once each, in this order",
     )
+    parser.add_argument(
+        "--expect",
+        type=Path,
+        metavar="F",
+        help="a policy whose references were computed (policy measure): refuse what differs",
+    )
     parser.add_argument("--at", required=True, metavar="TIME", help="judge dates at this time")
     parser.add_argument("--out", type=Path, metavar="F", help="write there, else print")
     parser.add_argument(
@@ -85,7 +91,10 @@ def add_parser(verbs: Subparsers) -> None:
 def run(args: argparse.Namespace, anchors: Anchors = PINNED) -> int:
     """Draft a policy; return 0, 1 where the evidence does not allow it, 2 for unreadable files."""
     try:
-        text = capture(_read(args), args.name, anchors=anchors, unverified=args.unverified)
+        captured = _read(args)
+        text = capture(captured, args.name, anchors=anchors, unverified=args.unverified)
+        if args.expect is not None:
+            require_expected(captured, policies.from_toml(read("--expect", args.expect)), anchors)
         if args.out is not None:
             write(args.out, text.encode())
     except UnreadableError as error:
@@ -178,6 +187,25 @@ def capture(
             "that rule yourself; a draft relaxes none"
         )
     return text
+
+
+def require_expected(captured: Captured, policy: AppraisalPolicy, anchors: Anchors) -> None:
+    """Refuse evidence that none of a policy's references fits, whatever its rules say.
+
+    Raises:
+        CaptureError: it differs from the nearest one, or there is none of its kind.
+    """
+    found = _judge(captured, AppraisalPolicy(reference=policy.reference), anchors)
+    differs = [
+        f"{check.name}: expected {check.expected}, seen {check.seen}"
+        for check in found.checks
+        if check.reason in (Reason.MEASUREMENT_UNKNOWN, Reason.NO_REFERENCE_VALUES)
+    ]
+    fits = any(check.name in _ACCEPTABLE and check.ok for check in found.checks)
+    if differs or not fits:
+        raise CaptureError(
+            f"not what was computed: {'; '.join(differs) or 'the evidence was not judged'}"
+        )
 
 
 def _not_genuine(found: AttestationResult) -> str:

@@ -17,19 +17,22 @@ from broker import settings as broker_settings
 from broker.errors import BrokerError
 from broker.roots import read_roots
 from ostiary import clock
-from ostiary.cli import common
-from ostiary.cli.common import OK, REFUSED, Subparsers, console
+from ostiary.cli import common, gpu_evidence
+from ostiary.cli.common import OK, REFUSED, UNREADABLE, Subparsers, console
 from ostiary.client import load_key
 from verifier import x509
 from verifier.anchors import PINNED, Anchors
 from verifier.cache import Cache
-from verifier.collateral import amd, azure, bundle, intel, platform
+from verifier.collateral import amd, azure, bundle, gpus, intel, maa, nvidia, parts, platform
 from verifier.collateral.parts import Part
 from verifier.collateral.platform import AmdPlatform, IntelPlatform
 from verifier.collateral.sources import Services, Stored
 from verifier.collateral.store import Dates, Store, dates_of
 from verifier.collateral.web import Budget, Web
 from verifier.errors import Reason, VerifierError
+from verifier.maa.keys import key_ids
+from verifier.nvgpu import needs, rim
+from verifier.nvgpu.needs import Needs
 from verifier.snp.report import SnpReport
 from verifier.tdx import quote
 from verifier.wire import canonical
@@ -97,6 +100,12 @@ def _add_fetch(verbs: Subparsers) -> None:
     what.add_argument("--report", type=Path, metavar="F", help="for the chip of this SNP report")
     what.add_argument("--fmspc", metavar="HEX", help="for an Intel family, with --ca and --tee")
     what.add_argument("--product", choices=("Milan", "Genoa", "Turin"), help="for an AMD product")
+    what.add_argument(
+        "--gpu-evidence", type=Path, nargs="+", metavar="F", help="for these GPUs and switches"
+    )
+    what.add_argument("--rim", nargs="+", metavar="ID", help="NVIDIA's RIMs of these ids")
+    what.add_argument("--maa", metavar="URL", help="keys of Azure Attestation's instance, to --out")
+    fetch.add_argument("--out", type=Path, metavar="F", help="with --maa: where to write them")
     fetch.add_argument("--ca", choices=("platform", "processor"), default="platform")
     fetch.add_argument("--tee", choices=("tdx", "sgx"), default="tdx")
     fetch.add_argument("--vlek", action="store_true", help="with --product: a cloud's keys")
@@ -107,6 +116,10 @@ def _add_fetch(verbs: Subparsers) -> None:
     fetch.add_argument("--kds", default=amd.KDS, metavar="URL")
     fetch.add_argument("--azure-cache", nargs="?", const=azure.CACHE, default="", metavar="URL")
     fetch.add_argument("--azure-imds", nargs="?", const=azure.GUEST, default="", metavar="URL")
+    fetch.add_argument("--nvidia-rim", default=nvidia.RIM, metavar="URL", help="RIM service")
+    fetch.add_argument("--nvidia-ocsp", default=nvidia.OCSP, metavar="URL")
+    fetch.add_argument("--nvidia-crl", default=nvidia.CRL, metavar="URL")
+    fetch.add_argument("--nvidia-key", type=Path, metavar="F", help="file with a service key")
     fetch.add_argument("--force", action="store_true", help="also what is current and here")
 
 
@@ -156,11 +169,45 @@ def _signers(paths: Sequence[Path]) -> list[bytes]:
 
 
 def _fetch(args: argparse.Namespace) -> int:
+    if args.maa is not None or args.out is not None:
+        return _fetch_maa(args)
     store = _store(args)
-    machine = _machine(args, _anchors(args))
+    anchors = _anchors(args)
+    machine = _gpu_needs(args, anchors) or _machine(args, anchors)
     asyncio.run(_ask(args, store, machine))
     console.print(f"store     {store.root}")
     return OK
+
+
+def _fetch_maa(args: argparse.Namespace) -> int:
+    """Write a key set to a file: nobody signs it, so it is no part of the store."""
+    if args.maa is None or args.out is None:
+        return common.fail("collateral fetch: --maa and --out go together", UNREADABLE)
+
+    async def ask() -> bytes:
+        web = Web()
+        try:
+            return await maa.fetch(web, args.maa)
+        finally:
+            await web.aclose()
+
+    raw = asyncio.run(ask())
+    common.write(args.out, raw)
+    console.print(f"wrote     {args.out}, {len(key_ids(raw))} keys of {args.maa}")
+    return OK
+
+
+def _gpu_needs(args: argparse.Namespace, anchors: Anchors) -> Needs | None:
+    if args.gpu_evidence is not None:
+        devices = [
+            device
+            for path in args.gpu_evidence
+            for device in gpu_evidence.read(common.read(path, gpu_evidence.MAX_FILE), path.name)
+        ]
+        return needs.read(devices, now=clock.now(), anchors=anchors)
+    if args.rim is not None:
+        return Needs(tuple(map(rim.check_id, args.rim)), ())
+    return None
 
 
 def _machine(args: argparse.Namespace, anchors: Anchors) -> IntelPlatform | AmdPlatform:
@@ -179,7 +226,7 @@ def _machine(args: argparse.Namespace, anchors: Anchors) -> IntelPlatform | AmdP
 
 
 async def _ask(
-    args: argparse.Namespace, store: Store, machine: IntelPlatform | AmdPlatform
+    args: argparse.Namespace, store: Store, machine: IntelPlatform | AmdPlatform | Needs
 ) -> None:
     web = Web()
     try:
@@ -190,12 +237,21 @@ async def _ask(
                 *((azure.ThimGuest(web, args.azure_imds),) if args.azure_imds else ()),
                 *((azure.ThimCache(web, args.azure_cache),) if args.azure_cache else ()),
             ),
+            nvidia=nvidia.NvidiaService(
+                web,
+                args.nvidia_rim,
+                args.nvidia_ocsp,
+                args.nvidia_crl,
+                key="" if args.nvidia_key is None else _key(args.nvidia_key),
+            ),
         )
         source = Stored(
             store, services, _anchors(args), clock.now, update=args.update, force=args.force
         )
         fetched: list[Part]
-        if isinstance(machine, IntelPlatform):
+        if isinstance(machine, Needs):
+            fetched = await _gpu_parts(source, machine)
+        elif isinstance(machine, IntelPlatform):
             fetched = [*await source.intel_parts(machine)]
         else:
             fetched = [*await source.amd_parts(machine)]
@@ -209,6 +265,20 @@ async def _ask(
         await web.aclose()
 
 
+def _key(path: Path) -> str:
+    return common.read(path).decode("ascii", "replace").strip()
+
+
+async def _gpu_parts(source: Stored, wanted: Needs) -> list[Part]:
+    """Return all parts of a set; a person who names a RIM wants to hear that it is not there."""
+    found = [*(await gpus.gather(source, wanted)).parts]
+    names = {part.name.text for part in found}
+    for name in map(parts.nv_rim, wanted.rim_ids):
+        if name.text not in names:
+            raise VerifierError(Reason.COLLATERAL_MISSING, f"{name.text}: NVIDIA does not have it")
+    return found
+
+
 def _export(args: argparse.Namespace) -> int:
     store, now = _store(args), clock.now()
     wanted = [
@@ -219,9 +289,11 @@ def _export(args: argparse.Namespace) -> int:
     parts = [part for part in map(store.get, wanted) if part is not None]
     # What has ended is of no use on the other side; say so rather than carry it.
     for part in parts:
-        if not part.is_current(now):
+        if not part.may_serve(now):
             console.print(f"left out  {part.name.text}: not current")
-    current = [part for part in parts if part.is_current(now)]
+        elif not part.is_current(now):
+            console.print(f"ENDED     {part.name.text}: only a policy that names it admits it")
+    current = [part for part in parts if part.may_serve(now)]
     common.write(args.out, bundle.write(current, load_key(args.key), made=now))
     first = min((_row(part).first for part in current), key=lambda dates: dates.end)
     console.print(f"wrote     {args.out}, {len(current)} parts")

@@ -13,7 +13,7 @@ from typing import Final
 from ostiary.cli.common import OK, REFUSED, UNREADABLE, Subparsers, console, fail
 from ostiary.cli.inputs import UnreadableError, read
 from verifier.errors import VerifierError
-from verifier.explain import Explanation, Miss, explain
+from verifier.explain import explain, text
 from verifier.result import Verdict
 
 UNSUPPORTED: Final = 3
@@ -49,41 +49,5 @@ def run(args: argparse.Namespace) -> int:
         return fail(f"explain: {error}", UNREADABLE)
     except VerifierError as error:
         return fail(f"explain: {args.result}: {error}", UNREADABLE)
-    _print(told)
+    console.print(text(told), markup=False)
     return _EXITS[told.verdict]
-
-
-def _print(told: Explanation) -> None:
-    head = [told.verdict.value, _shown(told.kind)]
-    if told.tcb_status is not None:
-        head.append(f"TCB {_shown(told.tcb_status)}")
-    if told.simulated:
-        head.append("SIMULATED: it proves nothing")
-    _say(" · ".join(head))
-    for number, problem in enumerate(told.problems, 1):
-        _say(f"\n{number}. {problem.reason.value}")
-        for miss in problem.misses:
-            _say(_line(miss))
-        _say(f"   what to do: {problem.advice}")
-    if told.verdict is Verdict.REJECT and not told.problems:
-        _say("\nNothing failed, and nothing was judged: give a policy with reference values.")
-    if told.not_judged:
-        _say(f"\nnot judged: {', '.join(map(_shown, told.not_judged))}")
-
-
-def _line(miss: Miss) -> str:
-    where = "" if miss.differs_at is None else f" (differs from byte {miss.differs_at} on)"
-    return (
-        f"   {_shown(miss.name)}{where}\n     expected {_shown(miss.expected)}"
-        f"\n     seen     {_shown(miss.seen)}"
-    )
-
-
-def _shown(text: str) -> str:
-    """Return text that evidence may have written, in one line and without terminal commands."""
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return clean or "(empty)"
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False)

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -17,7 +18,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ostiary.cli import inputs, verify_azure, verify_measured
+from ostiary.cli import (
+    inputs,
+    provenance,
+    verify_azure,
+    verify_gcp,
+    verify_maa,
+    verify_measured,
+    verify_nvidia,
+)
 from ostiary.cli.inputs import UnreadableError, certificate, parse_time, read
 from verifier import x509
 from verifier.appraise import Endorsements, Evidence, appraise
@@ -60,6 +69,7 @@ def add_parser(subparsers: _Subparsers) -> None:
     tdx.add_argument(
         "--event-log", type=Path, metavar="F", help="the TD's CCEL, or dstack's JSON log"
     )
+    tdx.add_argument("--runtime-log", type=Path, metavar="F", help="the AAEL of RTMR 3")
 
     snp = kinds.add_parser(
         "snp", help="an AMD SEV-SNP report", description="Appraise a SEV-SNP report."
@@ -87,9 +97,16 @@ def add_parser(subparsers: _Subparsers) -> None:
         kind.add_argument(
             "--report-data", metavar="HEX", help="the 64 bytes that the evidence must carry"
         )
+        provenance.add_options(kind)
         kind.add_argument("--json", action="store_true", help="print the result as JSON")
         kind.set_defaults(appraise=_cpu)
-    others = (*verify_measured.add_parsers(kinds), *verify_azure.add_parsers(kinds))
+    others = (
+        *verify_measured.add_parsers(kinds),
+        *verify_azure.add_parsers(kinds),
+        *verify_gcp.add_parsers(kinds),
+        *verify_maa.add_parsers(kinds),
+        *verify_nvidia.add_parsers(kinds),
+    )
     for kind in (tdx, sgx, snp, *others):
         kind.set_defaults(run=run)
 
@@ -120,10 +137,16 @@ def _cpu(args: argparse.Namespace) -> AttestationResult:
 def _intel(
     args: argparse.Namespace, policy: AppraisalPolicy | None, report_data: bytes | None, now: int
 ) -> AttestationResult:
-    event_log = b""
-    if args.kind == "tdx" and args.event_log is not None:
-        event_log = read("--event-log", args.event_log)
-    evidence = Evidence(args.kind, read("--quote", args.quote), event_log)
+    evidence = Evidence(args.kind, read("--quote", args.quote))
+    if args.kind == "tdx":
+        logs = [
+            b"" if path is None else read(option, path)
+            for option, path in (
+                ("--event-log", args.event_log),
+                ("--runtime-log", args.runtime_log),
+            )
+        ]
+        evidence = replace(evidence, event_log=logs[0], runtime_log=logs[1])
     collateral = None
     if args.collateral is not None:
         raw = read("--collateral", args.collateral)
@@ -133,7 +156,7 @@ def _intel(
             if error.reason is Reason.MALFORMED:
                 raise UnreadableError(f"--collateral: {error}") from error
             return _refused(evidence, error)
-    return _appraise(evidence, collateral, policy, report_data, now)
+    return _appraise(args, evidence, collateral, policy, report_data, now)
 
 
 def _snp(
@@ -149,17 +172,25 @@ def _snp(
             crl=None if args.crl is None else read("--crl", args.crl),
             crl_required=not args.no_crl,
         )
-    return _appraise(evidence, endorsements, policy, report_data, now)
+    return _appraise(args, evidence, endorsements, policy, report_data, now)
 
 
-def _appraise(
+def _appraise(  # noqa: PLR0917 - as read, and where from
+    args: argparse.Namespace,
     evidence: Evidence,
     endorsements: Endorsements | None,
     policy: AppraisalPolicy | None,
     report_data: bytes | None,
     now: int,
 ) -> AttestationResult:
-    return appraise(evidence, endorsements, policy=policy, report_data=report_data, now=now)
+    return appraise(
+        evidence,
+        endorsements,
+        policy=policy,
+        report_data=report_data,
+        now=now,
+        provenance=provenance.given(args),
+    )
 
 
 def _refused(evidence: Evidence, error: VerifierError) -> AttestationResult:
@@ -185,6 +216,8 @@ def _print(result: AttestationResult) -> None:
     if result.expires is not None:
         told.append(f"until {x509.rfc3339(result.expires)}")
     console.print(" · ".join(told), soft_wrap=True)
+    for line in verify_nvidia.lines(result):
+        console.print(escape(line), soft_wrap=True)
     table = Table("", box=None, pad_edge=False)
     for column in ("check", "expected", "seen"):
         table.add_column(column, overflow="fold")  # a value that is cut cannot be compared

@@ -10,16 +10,16 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
-from ostiary.cli import inputs
+from ostiary.cli import inputs, provenance
 from ostiary.cli.inputs import UnreadableError
-from verifier.anchors import PINNED
-from verifier.azure.appraise import AzureEvidence, appraise_azure
+from verifier.appraise import Evidence, appraise
 from verifier.errors import Reason, VerifierError
 from verifier.result import Appraisal, AttestationResult
 from verifier.snp import SnpEndorsements
 from verifier.tdx import collateral as tdx_collateral
 from verifier.tdx.collateral import TdxCollateral
 from verifier.tpm import pcrs
+from verifier.tpm.appraise import TpmEvidence
 
 _Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse has no public name for it
 
@@ -31,44 +31,55 @@ def add_parsers(kinds: _Subparsers) -> tuple[argparse.ArgumentParser, ...]:
         help="a confidential VM in Azure, on AMD",
         description="Appraise a confidential VM in Azure, on AMD SEV-SNP.",
     )
-    _files(snp, ("--hcl-report", "HCL report, NV index 0x01400001", True))
-    for option, what in (("vek", "VCEK"), ("ask", "ASK"), ("ark", "ARK")):
-        _files(snp, (f"--{option}", f"{what} certificate, DER or PEM", False))
-    revocation = snp.add_mutually_exclusive_group()
-    revocation.add_argument("--crl", type=Path, metavar="F", help="AMD's revocation list, DER")
-    revocation.add_argument(
-        "--no-crl", action="store_true", help="do not judge revocation, and say so in the result"
-    )
+    files(snp, ("--hcl-report", "HCL report, NV index 0x01400001", True))
+    amd_options(snp)
     tdx = kinds.add_parser(
         "azure-tdx",
         help="a confidential VM in Azure, on Intel",
         description="Appraise a confidential VM in Azure, on Intel TDX.",
     )
-    _files(
+    files(
         tdx,
         ("--hcl-report", "HCL report, NV index 0x01400001", True),
         ("--td-quote", "TD quote made of the HCL report's TDREPORT, binary", False),
         ("--collateral", "Intel's collateral, JSON; refused without", False),
     )
     for kind in (snp, tdx):
-        _tpm(kind)
+        tpm_options(kind)
         kind.set_defaults(appraise=_azure)
     return snp, tdx
 
 
-def _files(kind: argparse.ArgumentParser, *options: tuple[str, str, bool]) -> None:
+def files(kind: argparse.ArgumentParser, *options: tuple[str, str, bool]) -> None:
+    """Add options that name files: option, what it is, whether it must be there."""
     for option, what, required in options:
         kind.add_argument(option, type=Path, required=required, metavar="F", help=what)
 
 
-def _tpm(kind: argparse.ArgumentParser) -> None:
-    """Add what both have in common: the TPM's quote, its key's chain, time and policy."""
-    _files(
+def amd_options(kind: argparse.ArgumentParser) -> None:
+    """Add AMD's endorsements."""
+    for option, what in (("vek", "VCEK"), ("ask", "ASK"), ("ark", "ARK")):
+        files(kind, (f"--{option}", f"{what} certificate, DER or PEM", False))
+    revocation = kind.add_mutually_exclusive_group()
+    revocation.add_argument("--crl", type=Path, metavar="F", help="AMD's revocation list, DER")
+    revocation.add_argument(
+        "--no-crl", action="store_true", help="do not judge revocation, and say so in the result"
+    )
+
+
+def tpm_options(
+    kind: argparse.ArgumentParser,
+    *,
+    quote: str = "the TPM's quote, TPMS_ATTEST, binary; refused without",
+    log: str = "--event-log",
+) -> None:
+    """Add what clouds have in common: the TPM's quote, its key's chain, time and policy."""
+    files(
         kind,
-        ("--tpm-message", "the TPM's quote, TPMS_ATTEST, binary; refused without", False),
+        ("--tpm-message", quote, False),
         ("--tpm-signature", "TPMT_SIGNATURE, or the bare RSA signature", False),
         ("--pcrs", "PCR values, JSON", False),
-        ("--event-log", "the TPM's event log, binary", False),
+        (log, "the TPM's event log, binary", False),
         ("--policy", "rules and reference values, TOML", False),
     )
     kind.add_argument(
@@ -87,43 +98,72 @@ def _tpm(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--at", required=True, metavar="TIME", help="judge dates at this time (RFC 3339)"
     )
+    provenance.add_options(kind)
     kind.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _azure(args: argparse.Namespace) -> AttestationResult:
+    tdx = args.kind == "azure-tdx"
+    evidence = Evidence(
+        args.kind,
+        cpu=(optional("--td-quote", args.td_quote) or b"") if tdx else b"",
+        hcl_report=inputs.read("--hcl-report", args.hcl_report),
+        tpm=tpm_evidence(args, optional("--event-log", args.event_log)),
+    )
+    return judge(args, evidence)
+
+
+def judge(
+    args: argparse.Namespace, evidence: Evidence, report_data: bytes | None = None
+) -> AttestationResult:
+    """Appraise a cloud's evidence with the endorsements, nonce and policy that are named.
+
+    Raises:
+        UnreadableError: a file or an option is not what it should be.
+    """
     now = inputs.parse_time(args.at)
     policy = inputs.policy(args.policy)
     nonce = None if args.nonce is None else inputs.hexadecimal("--nonce", args.nonce)
+    try:
+        endorsements = amd(args) if args.kind.endswith("-snp") else intel(args)
+    except VerifierError as error:
+        refused = Appraisal(args.kind)
+        refused.fail("collateral", error)
+        return refused.result()
+    return appraise(
+        evidence,
+        endorsements,
+        policy=policy,
+        report_data=report_data,
+        nonce=nonce,
+        nonce_required=not args.no_nonce,
+        now=now,
+        provenance=provenance.given(args),
+    )
+
+
+def tpm_evidence(
+    args: argparse.Namespace, event_log: bytes | None, ak: bytes | None = None
+) -> TpmEvidence | None:
+    """Return the TPM's quote and what goes with it; None where nothing of it is named.
+
+    A signature, PCR values or a log without a quote are kept: evidence that lacks it is refused.
+    """
     chain = [inputs.certificate("--ak-chain", path) for path in args.ak_chain]
-    evidence = AzureEvidence(
-        kind=args.kind,
-        hcl_report=inputs.read("--hcl-report", args.hcl_report),
-        td_quote=_optional("--td-quote", args.td_quote) if args.kind == "azure-tdx" else None,
-        tpm_message=_optional("--tpm-message", args.tpm_message),
-        tpm_signature=_optional("--tpm-signature", args.tpm_signature),
+    made = TpmEvidence(
+        attest=optional("--tpm-message", args.tpm_message),
+        signature=optional("--tpm-signature", args.tpm_signature),
+        ak=ak,
         pcrs=_pcrs(args.pcrs),
         ak_certificate=chain[0] if chain else None,
         ak_issuers=chain[1:],
-        event_log=_optional("--event-log", args.event_log) or b"",
+        event_log=event_log or b"",
     )
-    appraisal = Appraisal(args.kind)
-    try:
-        appraise_azure(
-            appraisal,
-            evidence,
-            _amd(args) if args.kind == "azure-snp" else _intel(args),
-            policy=policy,
-            nonce=nonce,
-            nonce_required=not args.no_nonce,
-            now=now,
-            anchors=PINNED,
-        )
-    except VerifierError as error:
-        appraisal.fail("genuine", error)
-    return appraisal.result()
+    return None if made == TpmEvidence(None, ak_issuers=[]) else made
 
 
-def _optional(option: str, path: Path | None) -> bytes | None:
+def optional(option: str, path: Path | None) -> bytes | None:
+    """Return the bytes of a file, or None where none is named."""
     return None if path is None else inputs.read(option, path)
 
 
@@ -136,7 +176,8 @@ def _pcrs(path: Path | None) -> pcrs.Banks | None:
         raise UnreadableError(f"--pcrs: {error}") from error
 
 
-def _amd(args: argparse.Namespace) -> SnpEndorsements | None:
+def amd(args: argparse.Namespace) -> SnpEndorsements | None:
+    """Return AMD's endorsements, or None where they are not all named."""
     if None in (args.vek, args.ask, args.ark):
         return None
     return SnpEndorsements(
@@ -148,7 +189,7 @@ def _amd(args: argparse.Namespace) -> SnpEndorsements | None:
     )
 
 
-def _intel(args: argparse.Namespace) -> TdxCollateral | None:
+def intel(args: argparse.Namespace) -> TdxCollateral | None:
     """Return the collateral; what is no JSON is unreadable, what is refused is `genuine`'s."""
     if args.collateral is None:
         return None

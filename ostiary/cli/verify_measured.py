@@ -11,14 +11,14 @@ import contextlib
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ostiary.cli import inputs
+from ostiary.cli import inputs, provenance
 from ostiary.cli.inputs import UnreadableError
-from verifier.anchors import PINNED
+from verifier.appraise import Evidence, appraise
 from verifier.errors import VerifierError
 from verifier.eventlog import appraise as logs
 from verifier.eventlog import registers
 from verifier.result import Appraisal, AttestationResult
-from verifier.tpm.appraise import TpmEvidence, appraise_tpm
+from verifier.tpm.appraise import TpmEvidence
 from verifier.tpm.chain import trim_der
 
 _Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse has no public name for it
@@ -55,6 +55,7 @@ def add_parsers(kinds: _Subparsers) -> tuple[argparse.ArgumentParser, ...]:
         "--at", required=True, metavar="TIME", help="judge dates at this time (RFC 3339)"
     )
     tpm.add_argument("--policy", type=Path, metavar="F", help="rules and reference values, TOML")
+    provenance.add_options(tpm)
     tpm.set_defaults(appraise=_tpm)
 
     log = kinds.add_parser(
@@ -91,20 +92,16 @@ def _tpm(args: argparse.Namespace) -> AttestationResult:
         ak_issuers=[inputs.certificate("--ak-chain", path) for path in args.ak_chain],
         event_log=_optional("--event-log", args.event_log) or b"",
     )
-    appraisal = Appraisal("tpm")
-    try:
-        appraise_tpm(
-            appraisal,
-            evidence,
-            policy=policy,
-            nonce=nonce,
-            nonce_required=not args.no_nonce,
-            now=now,
-            anchors=PINNED,
-        )
-    except VerifierError as error:
-        appraisal.fail("genuine", error)
-    return appraisal.result()
+    return appraise(
+        Evidence("tpm", tpm=evidence),
+        None,
+        policy=policy,
+        report_data=None,
+        nonce=nonce,
+        nonce_required=not args.no_nonce,
+        now=now,
+        provenance=provenance.given(args),
+    )
 
 
 def _eventlog(args: argparse.Namespace) -> AttestationResult:

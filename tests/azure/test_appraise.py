@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ostiary.simulator.azure import encoded
 from tests.kit import azure, measured, tpm_chain, vendors
-from tests.kit.azure import Machine, encoded, jwk, runtime
+from tests.kit.azure import Machine, jwk, runtime
 from tests.kit.measured import NONCE, PCRS
 from verifier.azure import hcl
 from verifier.azure.hcl import HclReport
@@ -159,7 +161,7 @@ def test_a_tdreport_alone() -> None:
     raw = bytearray(machine.evidence.hcl_report)
     raw[0x20] = 0
     assert machine.but(hcl_report=bytes(raw)).reasons() == ["malformed"]
-    assert "malformed" in machine.but(td_quote=b"").reasons()
+    assert machine.but(td_quote=b"").reasons() == ["signature_missing"]
 
 
 def test_kinds_are_not_mixed() -> None:
@@ -422,3 +424,20 @@ def test_reports_version_1() -> None:
     report = hcl.parse(machine.evidence.hcl_report)
     old = HclReport(1, report.report_type, report.hardware, report.claims, 0)
     assert machine.but(hcl_report=hcl.encode(old)).reasons() == []
+
+
+@pytest.mark.parametrize("make", [azure.snp, azure.tdx_machine])
+def test_the_key_that_the_machine_names(make: Any) -> None:
+    """A key that the VM says it quotes with is compared with HCLAkPub, and is no authority."""
+    machine = make()
+    own = (
+        measured.rsa_key()
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    other = measured.tpmt_public(measured.rsa_key(3072))
+
+    assert machine.but(ak=own).judge().verdict is Verdict.ACCEPT
+    assert machine.but(ak=measured.tpmt_public()).judge().verdict is Verdict.ACCEPT
+    assert machine.but(ak=other).reasons() == ["ak_refused"]
+    assert machine.but(ak=b"").reasons() == ["malformed"]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.kit.azure import base64url, encoded, jwk, runtime
+from ostiary.simulator.azure import base64url, encoded
+from tests.kit.azure import jwk, runtime
 from tests.kit.measured import rsa_key
 from verifier.azure.runtime import MAX_CLAIMS, parse
 from verifier.errors import Reason, VerifierError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,18 @@ def test_no_common_bank() -> None:
 
     assert result.reasons == (Reason.EVENT_LOG_MISMATCH,)
     assert claims is None
+
+
+@pytest.mark.parametrize("maker", [LogMaker(), LogMaker("ccel", ("sha384",))])
+def test_an_empty_log_vouches_for_nothing(maker: LogMaker) -> None:
+    """Registers that are quoted and a log that covers none of them: a refusal, not a shrug."""
+    (bank,) = maker.banks
+    for value in (b"\x01", b"\x00"):
+        quoted = {bank: {1: value * hashlib.new(bank).digest_size}}
+        result, claims = judged(maker, quoted)
+
+        assert result.reasons == (Reason.EVENT_LOG_MISMATCH,)
+        assert claims is None
 
 
 def test_nothing_quoted() -> None:
@@ -288,12 +301,15 @@ def test_the_command_line_refuses(tmp_path: Path) -> None:
 
 
 def test_the_command_line_reads_runtime_logs(tmp_path: Path) -> None:
-    """An AAEL extends the register that `--register` names; dstack's log is JSON."""
+    """An AAEL extends the register that `--register` names; dstack's log is JSON.
+
+    A log of a register that nobody quoted proves nothing, and is no accept.
+    """
     raw = b"INIT/sha256 " + b"00" * 32 + b"\na b c\n"
     value = replay(parse_aael(raw, register=16), "sha256")[16].hex()
     arguments = files(tmp_path, raw, {"sha256": {"16": value}})
 
     assert run_cli([*arguments, "--kind", "aael", "--register", "16"])[0] == 0
-    assert run_cli([*arguments, "--kind", "aael", "--register", "17"])[0] == 0
+    assert run_cli([*arguments, "--kind", "aael", "--register", "17"])[0] == 1
     status, out, _ = run_cli([*files(tmp_path, b"[]"), "--kind", "dstack"])
     assert (status, json.loads(out)["claims"]["format"]) == (0, "dstack")

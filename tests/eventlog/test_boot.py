@@ -25,8 +25,11 @@ from verifier.eventlog.boot import (
     BootClaims,
     read,
 )
+from verifier.eventlog.judge import differences
 from verifier.eventlog.log import Event, Kind
 from verifier.eventlog.runtime import parse_aael, parse_dstack
+from verifier.policy import BootReference
+from verifier.wire.canonical import Hex
 
 ALL = range(24)
 
@@ -180,6 +183,19 @@ def test_a_misplaced_separator() -> None:
     assert not seen.complete
     assert seen.boot_applications
     assert seen.secure_boot is True
+
+
+def test_a_misplaced_separator_satisfies_no_reference() -> None:
+    """Whatever a policy names of such a boot, it is not a whole one; the literal map is refused."""
+    seen = claims(misplaced())
+    named = BootReference(
+        secure_boot=True, boot_applications=tuple(map(Hex, seen.boot_applications))
+    )
+
+    assert [name for name, _, _ in differences(named, seen)] == ["boot.complete"]
+    mapped = misplaced()
+    mapped.add(1, Kind.SEPARATOR, bytes(4))
+    refused(mapped, "a second separator")
 
 
 def test_a_misplaced_separator_with_text() -> None:

@@ -16,8 +16,9 @@ from verifier.policy import AppraisalPolicy
 TABLES = {
     name: getattr(AppraisalPolicy(), name).__struct_fields__
     for name in AppraisalPolicy.__struct_fields__
-    if name != "reference"
+    if name not in ("reference", "provenance")
 } | {
+    "provenance": policy.ProvenanceRules.__struct_fields__,
     "reference": tuple(
         field
         for kind in (
@@ -27,7 +28,7 @@ TABLES = {
             policy.TpmReference,
         )
         for field in kind.__struct_fields__
-    )
+    ),
 }
 NAMED = re.compile(r"`(\w+)\.(\w+)`")
 

@@ -14,7 +14,7 @@ from ostiary.__main__ import main
 from tests.kit import corpus, tdx
 from verifier.advice import ADVICE
 from verifier.errors import Reason, VerifierError
-from verifier.explain import MAX_RESULT, explain
+from verifier.explain import MAX_RESULT, explain, explain_reasons, text
 from verifier.policy import AppraisalPolicy, TdxReference, TdxRules
 from verifier.result import Appraisal, TcbStatus, Verdict
 from verifier.wire.canonical import Hex
@@ -224,3 +224,31 @@ def test_the_corpus_explains(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert again == status
     for reason in json.loads(out)["reasons"]:
         assert ADVICE[Reason(reason)] in said
+
+
+def test_audit_lines() -> None:
+    """Lines of an audit table give the problems, advice and order that their result gives."""
+    result = appraisal(Reason.VMPL, Reason.VMPL, Reason.GUEST_POLICY).result()
+    lines = [
+        f"{c.reason.value}: {c.name}: expected {c.expected}, seen {c.seen}"
+        for c in result.checks
+        if c.reason is not None
+    ]
+    found = explain_reasons("release", ["the evidence was not accepted", *lines])
+
+    assert found.problems == explain(result.to_json()).problems
+    assert found.notes == ("the evidence was not accepted",)
+    assert text(found).startswith("reject · release\nthe evidence was not accepted\n\n1. ")
+
+
+def test_audit_lines_of_other_forms() -> None:
+    """An error without a check is told as one; a line of the broker's own stands as it is."""
+    found = explain_reasons(
+        "x", ["signature_invalid: not by the VCEK", "lease a\x1bb", "denied: no"]
+    )
+
+    (problem,) = found.problems
+    assert problem.reason is Reason.SIGNATURE_INVALID
+    assert (problem.misses[0].expected, problem.misses[0].seen) == ("valid", "not by the VCEK")
+    assert found.notes == ("lease a\x1bb", "denied: no")
+    assert "lease a\N{REPLACEMENT CHARACTER}b" in text(found)

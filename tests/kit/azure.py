@@ -5,7 +5,6 @@ And Azure's cases of the corpus, as the command line takes them.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Callable
@@ -15,21 +14,24 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+from ostiary.simulator import azure as simulated
+from ostiary.simulator.azure import encoded
 from ostiary.simulator.quote import TdBody, quote_v4, quote_v5
 from tests.kit import measured, snp_forge, tdx, vendors
 from tests.kit.corpus import EVIDENCE, Case
 from tests.kit.measured import NONCE, PCRS
 from verifier.anchors import Anchors
+from verifier.appraise import Evidence, appraise
 from verifier.azure import hcl
-from verifier.azure.appraise import AzureEvidence, appraise_azure
+from verifier.azure.appraise import AzureEvidence
 from verifier.azure.hcl import HclReport
-from verifier.errors import VerifierError
 from verifier.policy import AppraisalPolicy
-from verifier.result import Appraisal, AttestationResult
+from verifier.result import AttestationResult
 from verifier.snp import SnpEndorsements
 from verifier.snp.product import from_name
 from verifier.tdx.collateral import TdxCollateral
 from verifier.tpm import attest as attests
+from verifier.tpm.appraise import TpmEvidence
 
 # The corpus.
 
@@ -84,20 +86,9 @@ def arguments(case: Case, **other: str) -> list[str]:
 # A simulated machine.
 
 
-def base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
 def jwk(kid: str = "HCLAkPub", key: RSAPrivateKey | None = None) -> dict[str, Any]:
     """Return a key as the paravisor writes it; None is the one that signs the TPM's quotes."""
-    numbers = (key or measured.rsa_key()).public_key().public_numbers()
-    return {
-        "kid": kid,
-        "key_ops": ["sign"],
-        "kty": "RSA",
-        "e": base64url(numbers.e.to_bytes((numbers.e.bit_length() + 7) // 8, "big")),
-        "n": base64url(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")),
-    }
+    return simulated.jwk((key or measured.rsa_key()).public_key(), kid)
 
 
 def runtime(**changes: Any) -> dict[str, Any]:
@@ -114,32 +105,6 @@ def runtime(**changes: Any) -> dict[str, Any]:
     }
     told |= {name.replace("_", "-"): value for name, value in changes.items()}
     return {name: value for name, value in told.items() if value is not None}
-
-
-def encoded(told: object) -> bytes:
-    return json.dumps(told, separators=(",", ":")).encode()
-
-
-def tdreport(body: TdBody) -> bytes:
-    """Return the TDREPORT that a quote over this body is made of; its MAC is nobody's."""
-    raw = bytearray(1024)
-    raw[0] = 0x81
-    raw[128:192] = body.report_data
-    info = body.tee_tcb_svn + body.mr_seam + body.mrsigner_seam + body.seam_attributes
-    raw[256 : 256 + 8 + len(info)] = b"\xff\x01" + bytes(6) + info
-    names_ = (
-        "td_attributes",
-        "xfam",
-        "mr_td",
-        "mr_config_id",
-        "mr_owner",
-        "mr_owner_config",
-        *(f"rtmr{index}" for index in range(4)),
-        "mr_service_td",
-    )
-    td = b"".join(getattr(body, name) for name in names_)
-    raw[512 : 512 + len(td)] = td
-    return bytes(raw)
 
 
 @dataclass(frozen=True)
@@ -161,24 +126,37 @@ class Machine:
 
     def judge(self) -> AttestationResult:
         """Return the result, as the command line makes it."""
-        appraisal = Appraisal(self.evidence.kind)
-        try:
-            appraise_azure(
-                appraisal,
-                self.evidence,
-                self.endorsements,
-                policy=self.policy,
-                nonce=self.nonce,
-                now=self.now,
-                anchors=self.anchors,
-                **self.options,
-            )
-        except VerifierError as error:
-            appraisal.fail("genuine", error)
-        return appraisal.result()
+        return appraise(
+            whole(self.evidence),
+            self.endorsements,
+            policy=self.policy,
+            report_data=None,
+            nonce=self.nonce,
+            now=self.now,
+            anchors=self.anchors,
+            **self.options,
+        )
 
     def reasons(self) -> list[str]:
         return [reason.value for reason in self.judge().reasons]
+
+
+def whole(each: AzureEvidence) -> Evidence:
+    """Return the evidence as the verifier's one door takes it."""
+    return Evidence(
+        each.kind,
+        each.td_quote or b"",
+        hcl_report=each.hcl_report,
+        tpm=TpmEvidence(
+            each.tpm_message,
+            each.tpm_signature,
+            each.ak,
+            each.pcrs,
+            each.ak_certificate,
+            each.ak_issuers,
+            each.event_log,
+        ),
+    )
 
 
 def _quote() -> dict[str, Any]:
@@ -221,7 +199,7 @@ def tdx_machine(
     bound = hashlib.sha256(claims).digest() + bytes(32)
     told = vendors.good_body(**{"report_data": bound, **body})
     make = quote_v4 if version == 4 else quote_v5
-    raw = hcl.encode(HclReport(2, hcl.TDX, tdreport(local(told)), claims, 100))
+    raw = hcl.encode(HclReport(2, hcl.TDX, simulated.tdreport(local(told)), claims, 100))
     return Machine(
         AzureEvidence("azure-tdx", raw, td_quote=make(vendors.platform(), told), **_quote()),
         tdx.collateral(),

@@ -17,7 +17,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from broker.services import Services, open_services
 from inference_runtime import exchange
 from ostiary import vendor
 from ostiary.client import Tenant
+from tests.kit import vendors
 from tests.kit.broker_guest import Asked, identity
 from tests.kit.broker_home import RELEASES, RENEWALS, TENANT, Clock, Prepared, prepare
 from verifier import dsse
@@ -208,6 +209,7 @@ class House:
         raw = self.send("POST", "/v1/challenges", canonical.encode(request))
         assert raw.status_code == 200, raw.text
         answer = canonical.decode(raw.content, messages.ChallengeAnswer)
+        fields.setdefault("ak", AKS[kind.partition("-")[0]]())
         return Asked(
             who, self.prepared.tenants[tenant], bytes(answer.challenge), purpose, kind, **fields
         )
@@ -286,6 +288,13 @@ class House:
         raise AssertionError("no worker runs")
 
 
+AKS: Final[Mapping[str, Callable[[], bytes]]] = {
+    "tdx": lambda: b"",
+    "snp": lambda: b"",
+    "azure": lambda: vendors.tpm().ak,
+    "gcp": lambda: vendors.tpm("host").ak,
+}
+"""The AK that a machine of the session quotes with, by its cloud."""
 PROBLEM: Final = frozenset({"type", "title", "status", "code"})
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 from inference_runtime import exchange
 from inference_runtime.exchange import Anchor, Bound, Identity
 from ostiary.client import Tenant
 from ostiary.simulator.machines import Machine
-from tests.kit.broker_home import MODEL, snp, td
+from tests.kit.broker_home import MODEL, azure, gcp, snp, td
 from verifier.wire import binding, canonical, messages
 from verifier.wire.canonical import B64
 from verifier.wire.messages import KeyRef, Recipient
 
-Kind = Literal["tdx", "snp"]
+Kind = messages.Kind
 
 
 def identity(name: str = "guest") -> Identity:
@@ -67,17 +67,22 @@ class Asked:
 
     def machine(self) -> Machine:
         """Return the machine that the policy expects."""
-        return td(self.tenant) if self.kind == "tdx" else snp(self.tenant)
+        cloud, _, tee = self.kind.rpartition("-")
+        if cloud:
+            return (azure if cloud == "azure" else gcp)(self.tenant, tee)
+        return td(self.tenant) if tee == "tdx" else snp(self.tenant)
 
     def evidence(self, machine: Machine | None = None) -> messages.Evidence:
         """Return what the machine says, bound to this."""
-        cpu, event_log, aux = (machine or self.machine()).report(self.report_data())
+        said = machine or self.machine()
+        cpu, event_log, aux = said.report(self.report_data())
         return messages.Evidence(
             cpu=B64(cpu),
             event_log=B64(event_log),
             endorsements=B64(aux),
             ak=B64(self.ak),
             gpus=self.gpus,
+            vtpm=said.vtpm(self.report_data()),
         )
 
     def body(self, evidence: messages.Evidence | None = None, **changes: Any) -> bytes:

@@ -27,13 +27,16 @@ from broker.settings import CONFIRMATION, Settings
 from broker.store.migrate import migrate
 from ostiary import vendor
 from ostiary.client import Tenant
+from ostiary.simulator.azure import AzureMachine, measure, paravisor
+from ostiary.simulator.gcp import GcpMachine
 from ostiary.simulator.machine import LaunchRequest, launch_snp, launch_td
 from ostiary.simulator.machines import SnpMachine, TdxMachine
+from ostiary.simulator.tpm import FakeTpm
 from tests.kit import vendors
 from tests.kit.hsm import copy_home, seal_dek
 from tests.kit.vendors import NOW
 from verifier import dsse
-from verifier.policy import AppraisalPolicy, SnpReference, TdxReference
+from verifier.policy import AppraisalPolicy, SnpReference, TdxReference, TpmReference
 from verifier.wire import binding, canonical
 from verifier.wire.canonical import B64, Hex
 from verifier.wire.documents import (
@@ -129,6 +132,23 @@ def snp(tenant: Tenant, **launch: Any) -> SnpMachine:
     return SnpMachine(vendors.chip("Genoa"), launch_snp(LaunchRequest(**launch), "Genoa"))
 
 
+def azure(tenant: Tenant, tee: str, *, tpm: FakeTpm | None = None, **launch: Any) -> AzureMachine:
+    """Return a simulated VM in Azure on `tdx` or `snp`, whose guest was launched for the tenant."""
+    launch.setdefault("config", anchor_of(tenant))
+    on = paravisor(tee, debug=launch.get("debug", False))
+    hardware = (
+        TdxMachine(vendors.platform(), launch_td(on))
+        if tee == "tdx"
+        else SnpMachine(vendors.chip("Genoa"), launch_snp(on, "Genoa"))
+    )
+    return AzureMachine(hardware, measure(tpm or vendors.tpm(), LaunchRequest(**launch)))
+
+
+def gcp(tenant: Tenant, tee: str, *, tpm: FakeTpm | None = None, **launch: Any) -> GcpMachine:
+    """Return a simulated VM at Google on `tdx` or `snp`, launched for the tenant."""
+    return GcpMachine((td if tee == "tdx" else snp)(tenant, **launch), tpm or vendors.tpm("host"))
+
+
 def write_settings(home: Path, *, simulated: bool) -> None:
     """Write the home's settings; a simulated one trusts the session's vendors."""
     home.mkdir(parents=True, exist_ok=True)
@@ -157,9 +177,11 @@ def write_collateral(home: Path, **overrides: Any) -> None:
 
 
 def policy_for(tenant: Tenant, *keys: KeyRef, name: str, **release: Any) -> vendor.PolicyFile:
-    """Return a policy that admits the demo image, as TD and as SNP guest of this tenant."""
+    """Return a policy that admits the demo image of this tenant: on hardware and in Azure."""
     body = td(tenant).body
     report = snp(tenant).launched
+    above = launch_td(paravisor("tdx"))
+    pcrs = azure(tenant, "tdx").tpm.pcrs
     return vendor.PolicyFile(
         name=name,
         keys=tuple(f"{ref.id}/{ref.version}" for ref in keys),
@@ -179,6 +201,21 @@ def policy_for(tenant: Tenant, *keys: KeyRef, name: str, **release: Any) -> vend
                     name="guest",
                     measurement=Hex(report.measurement),
                     host_data=Hex(report.host_data),
+                ),
+                TdxReference(
+                    name="paravisor on Intel",
+                    mr_td=Hex(above.mr_td),
+                    rtmr0=Hex(above.rtmr0),
+                    rtmr1=Hex(above.rtmr1),
+                    rtmr2=Hex(above.rtmr2),
+                ),
+                SnpReference(
+                    name="paravisor on AMD",
+                    measurement=Hex(launch_snp(paravisor("snp"), "Genoa").measurement),
+                ),
+                TpmReference(
+                    name="guest in Azure",
+                    pcrs={str(index): Hex(pcrs[index]) for index in (0, 4, 7, 8, 9)},
                 ),
             )
         ),

@@ -182,7 +182,7 @@ class SoftBroker:
         self, request: messages.RenewRequest, lease: messages.Lease, /, **changes: Any
     ) -> leaf.RenewalLeaf:
         """Return the leaf of a renewal."""
-        fields = {"keys": request.keys}
+        fields = {"keys": request.keys, "policy": Hex(POLICY)}
         return leaf.RenewalLeaf(**self._common(request, lease) | fields | changes)
 
     def logged(self, entry: leaf.AnyLeaf) -> dict[str, Any]:

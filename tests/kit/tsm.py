@@ -90,6 +90,8 @@ class FakeTsm:
             return f"{self.provider}\n".encode()
         if name == "generation":
             return f"{self.generation[folder]}\n".encode()
+        if name == "privlevel_floor" and self.provider == "sev_guest":
+            return f"{self.privlevel_floor}\n".encode()
         if name not in {"outblob", "auxblob"}:
             raise os_error(errno.ENOENT, path)
         if "inblob" not in request:

@@ -16,6 +16,7 @@ from ostiary.simulator.machine import LaunchRequest, launch_td
 from ostiary.simulator.pck import Platform
 from ostiary.simulator.quote import TdBody, quote_v4, quote_v5
 from ostiary.simulator.snp import Product, report_for
+from ostiary.simulator.tpm import FakeTpm
 from verifier.anchors import Anchors
 
 NOW: Final = 1_775_000_000
@@ -51,6 +52,16 @@ def fake_amd(product: Product | None = None) -> FakeAmd:
 def chip(product: Product) -> Chip:
     """Return the session's AMD machine of a product."""
     return fake_amd(product).vcek(product)
+
+
+@functools.cache
+def _tpm(name: str) -> FakeTpm:  # noqa: ARG001 - what the cache goes by
+    return FakeTpm.create()
+
+
+def tpm(name: str = "guest") -> FakeTpm:
+    """Return one of the session's vTPMs, just started."""
+    return _tpm(name)
 
 
 def anchors(*products: Product) -> Anchors:

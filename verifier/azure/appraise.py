@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, final
 
 from cryptography import x509 as certificates
@@ -41,6 +40,7 @@ from verifier.tdx import quote as quotes
 from verifier.tdx.appraise import appraise_tdx
 from verifier.tdx.collateral import TdxCollateral
 from verifier.tpm import attest as attests
+from verifier.tpm import keys
 from verifier.tpm.appraise import judge_references
 from verifier.tpm.chain import trim_der, verify_ak_chain
 from verifier.tpm.pcrs import Banks
@@ -57,8 +57,9 @@ class AzureEvidence:
     `kind` comes from the challenge and the policy, never from the bytes. `hcl_report` is NV index
     0x01400001; `td_quote` the quote that was made of its TDREPORT, for `azure-tdx` only. The TPM
     signed `tpm_message` (TPMS_ATTEST) with `tpm_signature`; `pcrs` are values that the VM reports.
-    `ak_certificate` is NV index 0x01C101D0, padding included, `ak_issuers` its intermediates and
-    root (DER).
+    `ak`, where given, is the key that the VM says it quotes with (in a release its report data is
+    bound to it), and must be HCLAkPub; it is not the authority. `ak_certificate` is NV index
+    0x01C101D0, padding included, `ak_issuers` its intermediates and root (DER).
     """
 
     kind: Literal["azure-snp", "azure-tdx"]
@@ -67,6 +68,7 @@ class AzureEvidence:
     tpm_message: bytes | None = None
     tpm_signature: bytes | None = None
     pcrs: Banks | None = None
+    ak: bytes | None = None
     ak_certificate: bytes | None = None
     ak_issuers: Sequence[bytes] = ()
     event_log: bytes = b""
@@ -101,10 +103,6 @@ def appraise_azure(
         VerifierError: a link is broken; the reason is the first thing that was wrong.
     """
     rules = AzureRules() if policy is None else policy.azure
-    if policy is not None and policy.gpu.count:
-        appraisal.require(
-            "gpus", False, Reason.GPU_EVIDENCE_MISSING, f"evidence of {policy.gpu.count}", "none"
-        )
     report = hcl.parse(evidence.hcl_report)
     appraisal.claims["hcl"] = report.told()
     claims = runtime.parse(report.claims)
@@ -134,6 +132,7 @@ def appraise_azure(
             cache=cache,
         )
     _configuration(appraisal, claims, rules)
+    _same_ak(appraisal, evidence.ak, claims)
     _certify(appraisal, evidence, claims, policy, now=now, anchors=anchors)
     _quote(appraisal, evidence, claims, policy, nonce, nonce_required=nonce_required)
 
@@ -161,7 +160,7 @@ def _snp(
 ) -> None:
     if isinstance(endorsements, TdxCollateral):
         raise VerifierError(Reason.KIND_MISMATCH, "endorsements: AMD's expected, Intel's seen")
-    with _part(appraisal, "snp", "snp") as inner:
+    with appraisal.part("snp", "snp") as inner:
         appraise_snp(
             inner,
             report.hardware,
@@ -199,7 +198,7 @@ def _tdx(  # noqa: PLR0917 - what one quote is judged by
             Reason.SIGNATURE_MISSING,
             "TD quote: expected, none given: a TDREPORT alone proves nothing to another machine",
         )
-    with _part(appraisal, "tdx", "quote") as inner:
+    with appraisal.part("tdx", "quote") as inner:
         appraise_tdx(
             inner,
             quote,
@@ -220,22 +219,6 @@ def _tdx(  # noqa: PLR0917 - what one quote is judged by
             f"TDREPORT and TD quote are of different TDs: {', '.join(differing)} differ",
         )
     appraisal.require("hcl.tdreport", True, Reason.REPORT_DATA_MISMATCH, "the quote's", "equal")
-
-
-@contextmanager
-def _part(appraisal: Appraisal, name: str, claim: str) -> Iterator[Appraisal]:
-    """Give an appraisal of one part, and take it over under these names, whatever happens."""
-    inner = Appraisal(name)
-    try:
-        yield inner
-    finally:
-        appraisal.checks += [replace(each, name=f"{name}.{each.name}") for each in inner.checks]
-        appraisal.claims[claim] = inner.claims
-        appraisal.tcb_status = inner.tcb_status
-        appraisal.advisory_ids = inner.advisory_ids
-        appraisal.simulated |= inner.simulated
-        if inner.expires is not None:
-            appraisal.limit(inner.expires)
 
 
 def _configuration(appraisal: Appraisal, claims: RuntimeClaims, rules: AzureRules) -> None:
@@ -263,6 +246,19 @@ def _configuration(appraisal: Appraisal, claims: RuntimeClaims, rules: AzureRule
         rules.user_data.hex(),
         claims.user_data.hex(),
     )
+
+
+def _same_ak(appraisal: Appraisal, ak: bytes | None, claims: RuntimeClaims) -> None:
+    """Require HCLAkPub, in both n and e, where the VM names the key that it quotes with."""
+    if ak is None:
+        return
+    told = keys.load(ak)
+    if not keys.same_key(told.key, claims.ak.key):
+        raise VerifierError(
+            Reason.AK_REFUSED,
+            f"AK: HCLAkPub, {claims.ak.describe()}, expected, {told.describe()} seen",
+        )
+    appraisal.require("ak", True, Reason.AK_REFUSED, claims.ak.describe(), told.describe())
 
 
 def _certify(

@@ -95,6 +95,7 @@ def parse(raw: bytes) -> RuntimeClaims:
             parse_float=_no_number,
             parse_constant=_no_number,
         )
+        json.dumps(told, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
     except (ValueError, RecursionError) as error:
         raise _refuse(f"not strict JSON: {type(error).__name__}") from error
     if not isinstance(told, dict) or not {"keys", "vm-configuration", "user-data"} <= told.keys():

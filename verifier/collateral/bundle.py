@@ -62,7 +62,7 @@ def write(parts: Iterable[Part], key: dsse.PrivateKey, *, made: int) -> bytes:
     if not each:
         raise VerifierError(Reason.COLLATERAL_MISSING, "bundle: no parts to put into it")
     for part in each.values():
-        part.windows.check(made)
+        part.check(made)
     bundle = Bundle(
         v=1,
         made=made,
@@ -121,7 +121,7 @@ def _part(told: BundledPart, anchors: Anchors, now: int) -> Part:
         raise VerifierError(
             Reason.COLLATERAL_MISMATCH, f"{told.name}: the bundle states other dates than signed"
         )
-    part.windows.check(now)
+    part.check(now)
     return part
 
 

@@ -8,6 +8,9 @@
     amd/<product>/<vcek|vlek>/crl                     CRL, with the ARK
     amd/<product>/vcek/<chip id>/<tcb>                VCEK, with ASK and ARK
     amd/<product>/vlek/<tcb>                          VLEK, with ASVK and ARK
+    nvidia/rim/<id>                                   RIM, which holds its own chain
+    nvidia/ocsp/<SHA-256 of a certID>                 OCSP response, with the certificate's chain
+    nvidia/crl/<SHA-256 of the issuer's key>          CRL, with its issuer's chain
 
 Guarantees: a `Name` has exactly one spelling and is a safe relative path. Standard and early TCB
 info never share a name: both are signed and current at the same moment, so one must not pass for
@@ -47,6 +50,9 @@ class Role(Enum):
     AMD_CRL = rf"amd/({_PRODUCT})/(vcek|vlek)/crl"
     VCEK = rf"amd/({_PRODUCT})/vcek/([0-9a-f]{{128}})/([0-9a-f]{{16}})"
     VLEK = rf"amd/({_PRODUCT})/vlek/([0-9a-f]{{16}})"
+    NV_RIM = r"nvidia/rim/([A-Z0-9][A-Z0-9_.]{0,127})"
+    NV_OCSP = r"nvidia/ocsp/([0-9a-f]{64})"
+    NV_CRL = r"nvidia/crl/([0-9a-f]{64})"
 
 
 _SHAPES: Final = tuple((role, re.compile(role.value, re.ASCII)) for role in Role)
@@ -113,6 +119,21 @@ def vlek(product: str, reported_tcb: bytes) -> Name:
     return Name.parse(f"amd/{product}/vlek/{reported_tcb.hex()}")
 
 
+def nv_rim(rim_id: str) -> Name:
+    """Return the name of a reference manifest (RIM), by the service's id."""
+    return Name.parse(f"nvidia/rim/{rim_id}")
+
+
+def nv_ocsp(digest: bytes) -> Name:
+    """Return the name of an OCSP response, by SHA-256 of the certID (see `nvidia.ocsp_name`)."""
+    return Name.parse(f"nvidia/ocsp/{digest.hex()}")
+
+
+def nv_crl(issuer_spki: bytes) -> Name:
+    """Return the name of one of NVIDIA's CRLs, by SHA-256 of its issuer's SPKI."""
+    return Name.parse(f"nvidia/crl/{issuer_spki.hex()}")
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -140,6 +161,24 @@ class Part:
     def is_current(self, now: int) -> bool:
         """Tell whether everything in it is valid at `now`, ends included, with no grace."""
         return self.windows.start <= now <= self.windows.end
+
+    def may_serve(self, now: int) -> bool:
+        """Tell whether it may be handed on at `now`: it is current, or it is a RIM that was.
+
+        A RIM whose signer has ended is refused by the appraisal, unless a policy admits this very
+        document: so it is not the store's to throw away.
+        """
+        late = self.name.role is Role.NV_RIM and self.windows.start <= now
+        return late or self.is_current(now)
+
+    def check(self, now: int) -> None:
+        """Refuse a part that may not be handed on at `now` (unix seconds).
+
+        Raises:
+            VerifierError: the reason of the first window that it misses.
+        """
+        if not self.may_serve(now):
+            self.windows.check(now)
 
     def is_older_than(self, other: Part) -> bool:
         """Tell whether this would be a step back from `other`, a part of the same name."""

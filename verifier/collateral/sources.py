@@ -37,7 +37,12 @@ REFRESH_S: Final = 86_400
 """A current document or list older than this is fetched again, beside the road."""
 REMEMBER_S: Final = 30.0
 """A failed fetch is told again for so long."""
-_CHANGING: Final = {Role.TCB, Role.QE, Role.PCK_CRL, Role.ROOT_CRL, Role.AMD_CRL}
+RETRY_ENDED_S: Final = 3600
+"""A RIM whose signer has ended is asked for again after so long: NVIDIA signs them anew."""
+_CHANGING: Final = {
+    *(Role.TCB, Role.QE, Role.PCK_CRL, Role.ROOT_CRL, Role.AMD_CRL),
+    *(Role.NV_RIM, Role.NV_OCSP, Role.NV_CRL),
+}
 """What a vendor says anew before it ends; a certificate stays what it is."""
 
 
@@ -57,16 +62,19 @@ class Service(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Whom to ask: for Intel's parts, for AMD's, and for VCEKs before AMD is asked."""
+    """Whom to ask: for Intel's parts, AMD's, VCEKs before AMD is asked, and NVIDIA's."""
 
     intel: Service | None = None
     amd: Service | None = None
     thim: tuple[Service, ...] = ()
+    nvidia: Service | None = None
 
     def of(self, name: Name) -> tuple[Service, ...]:
         """Return the services that may have a part, in the order to ask them."""
         if name.text.startswith("intel/"):
             return () if self.intel is None else (self.intel,)
+        if name.text.startswith("nvidia/"):
+            return () if self.nvidia is None else (self.nvidia,)
         amd = () if self.amd is None else (self.amd,)
         return (*self.thim, *amd) if name.role is Role.VCEK else amd
 
@@ -192,6 +200,8 @@ class Stored:
             return await self._flights.run(name.text, partial(self._fetch, name, chain))
         except VerifierError as error:
             if held is not None and not held.is_current(now):
+                if held.may_serve(now) and not self.force:
+                    return held  # a RIM whose signer has ended: the appraisal's to refuse
                 raise _past(held, now, error) from error
             if error.reason is Reason.COLLATERAL_MISSING and damage is None:
                 raise
@@ -201,7 +211,9 @@ class Stored:
         """Return what is kept if it may be used now; see that an old one is fetched again."""
         held, _ = self._held(name)
         now = self.clock()
-        if held is None or self.force or not held.is_current(now):
+        if held is None or self.force or not held.may_serve(now):
+            return None
+        if not held.is_current(now) and now - held.fetched > RETRY_ENDED_S:
             return None
         old = name.role in _CHANGING and now - held.fetched > self.refresh_s
         if old and self.services.of(name):
@@ -225,7 +237,7 @@ class Stored:
                 body, signers = await service.fetch(name, chain())
                 now = self.clock()
                 part = vet(name, body, signers, self.anchors, fetched=now)
-                part.windows.check(now)
+                part.check(now)
             except VerifierError as error:
                 failed = error
                 continue

@@ -19,6 +19,7 @@ from cryptography import x509 as c_x509
 from verifier import x509
 from verifier.anchors import Anchors
 from verifier.collateral.parts import Name, Part, Role
+from verifier.collateral.vet_nvidia import NVIDIA, vet_nvidia
 from verifier.errors import Reason, VerifierError
 from verifier.snp import product as products
 from verifier.snp.endorsements import parse_vek
@@ -88,6 +89,8 @@ def vet(name: Name, body: bytes, chain: bytes, anchors: Anchors, *, fetched: int
         windows, number, issued = _intel_document(name, body, chain, anchors)
     elif role is Role.PCK_CRL or role is Role.ROOT_CRL:
         windows, number, issued = _intel_crl(name, body, chain, anchors)
+    elif role in NVIDIA:
+        windows, number, issued = vet_nvidia(name, body, chain, anchors)
     else:
         windows, number, issued = _amd(name, body, chain, anchors)
     return Part(name, body, chain, Windows.of(windows), number, issued, fetched)

@@ -1,10 +1,10 @@
 """HTTP to the vendors' services: the only file of the verifier that knows the network.
 
-Guarantees: one GET returns at most so many bytes, of a media type that was asked for, within a
-total time that a slow server cannot stretch; redirects, compressed bodies and any status but 200
-are refused. Only what may pass by itself (no connection, 429, 5xx) is tried again, and what
-`Retry-After` says is obeyed. No proxy or credential is taken from the environment. What comes back
-is not believed: `vet` looks at signatures.
+Guarantees: one question (a GET, or a POST that only asks) returns at most so many bytes, of a media
+type that was asked for, within a total time that a slow server cannot stretch; redirects,
+compressed bodies and any status but 200 are refused. Only what may pass by itself (no connection,
+429, 5xx) is tried again, and what `Retry-After` says is obeyed. No proxy or credential is taken
+from the environment. What comes back is not believed: `vet` looks at signatures.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ class Web:
         limit: int,
         headers: Mapping[str, str] | None = None,
         budget: Budget | None = None,
+        content: bytes | None = None,
     ) -> Answer:
         """Return what is at `url`.
 
@@ -175,6 +176,7 @@ class Web:
             limit: most bytes of body.
             headers: what else to send.
             budget: what each attempt is taken from.
+            content: a question, which is posted; it must change nothing at the service.
 
         Raises:
             VerifierError: `collateral_missing` for 404, `too_large`, `collateral_malformed` for
@@ -191,7 +193,7 @@ class Web:
         async def attempt() -> Answer:
             if budget is not None:
                 budget.spend(url)
-            return await self._once(url, types, limit, headers or {})
+            return await self._once(url, types, limit, headers or {}, content)
 
         try:
             return await retrying(attempt)
@@ -207,12 +209,19 @@ class Web:
         return float(self._limits.pause_s * 2 ** (state.attempt_number - 1))
 
     async def _once(
-        self, url: str, types: frozenset[str], limit: int, headers: Mapping[str, str]
+        self,
+        url: str,
+        types: frozenset[str],
+        limit: int,
+        headers: Mapping[str, str],
+        content: bytes | None,
     ) -> Answer:
         try:
             async with (
                 asyncio.timeout(self._limits.total_s),
-                self._client.stream("GET", url, headers=headers) as response,
+                self._client.stream(
+                    "GET" if content is None else "POST", url, headers=headers, content=content
+                ) as response,
             ):
                 self._check(url, response, types)
                 body = bytearray()

@@ -3,7 +3,7 @@
 Guarantees: a register that the log extends and the quote holds must agree in every common bank, or
 nothing of the log is read; a log whose events contradict themselves is refused even though it
 replays. Registers that are not quoted, and quoted ones that the log does not cover, are told as not
-judged and give no claims.
+judged and give no claims; a log that covers none of the quoted registers is refused.
 """
 
 from __future__ import annotations
@@ -51,16 +51,22 @@ def parse_tdx(raw: bytes) -> EventLog:
 
 
 def appraise_log(
-    appraisal: Appraisal, log: EventLog, quoted: Quoted, *, prefix: str = "event_log"
+    appraisal: Appraisal,
+    log: EventLog,
+    quoted: Quoted,
+    *,
+    prefix: str = "event_log",
+    claim: str = "boot",
 ) -> BootClaims | None:
     """Replay a log, compare, read, and record every check as `<prefix>.…`.
 
     Args:
-        appraisal: takes the checks, and the claim `boot`.
+        appraisal: takes the checks, and the claim.
         log: a parsed log.
         quoted: register values that a verified quote proves, by bank; empty where there are none:
             then nothing is proven, and the result says so.
         prefix: of the checks' names.
+        claim: the claim's name.
 
     Returns:
         what the log proves; None where it was refused or nothing was quoted.
@@ -86,6 +92,15 @@ def appraise_log(
     if None in proven:
         return None
     best = proven[0] or frozenset()
+    if quoted and not best:
+        appraisal.require(
+            f"{prefix}.covered",
+            False,
+            Reason.EVENT_LOG_MISMATCH,
+            "events of at least one quoted register",
+            "none: such a log proves nothing",
+        )
+        return None
     try:
         claims = boot.read(log, banks[0], proven=best if quoted else _all(log))
     except VerifierError as error:
@@ -98,7 +113,7 @@ def appraise_log(
         "events that do not contradict one another",
         "the whole boot" if claims.complete else "not the whole boot",
     )
-    appraisal.claims["boot"] = {**claims.to_dict(), "proven": bool(quoted)}
+    appraisal.claims[claim] = {**claims.to_dict(), "proven": bool(quoted)}
     return claims if quoted else None
 
 
@@ -115,9 +130,9 @@ def _compare(
 ) -> frozenset[int] | None:
     """Return the registers that agree in one bank, or None if one does not."""
     replayed = replay(log, bank)
-    appraisal.claims.setdefault("registers", {})[bank] = {
-        str(register): value.hex() for register, value in sorted(replayed.items())
-    }
+    appraisal.claims.setdefault("registers", {}).setdefault(bank, {}).update(
+        (str(register), value.hex()) for register, value in sorted(replayed.items())
+    )
     if quoted is None:
         appraisal.not_judged(
             f"{prefix}.{bank}",

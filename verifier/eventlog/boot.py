@@ -204,10 +204,13 @@ class _Reader:
     def _check_separators(self, *, text: bool = False) -> bool:
         """Refuse a second separator; tell whether all registers of the boot have theirs.
 
-        Older OVMF measured RTMR 1's separator into RTMR 0, which then has two while RTMR 1 has
-        none. Such a log says nothing wrong of images, whose digests need no separator, and is
-        never complete. But nothing in it divides firmware from loader, so that one which also
-        carries text to be believed (`text`: a command line) is refused like any other.
+        UEFI 2.10 §38.4.1 maps PCR 1 and 7 to RTMR 0 and PCR 2 to 6 to RTMR 1. No firmware writes
+        a separator for each: it writes PCR 7's, and one more when it hands over. Older OVMF
+        measured that one into RTMR 0, which then has two while RTMR 1 has none. Such a log says
+        nothing wrong of images, whose digests need no separator, and is never complete. But nothing
+        in it divides firmware from loader, so that one which also carries text to be believed
+        (`text`: a command line) is refused like any other. See
+        docs/decisions/0013-two-separators-in-rtmr0.md.
         """
         registers = (0, 1) if self.ccel else _FIRMWARE_PCRS
         separators = [

@@ -6,11 +6,10 @@ values true: only a verified quote does that, and who names such a file says tha
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from verifier.errors import Reason, VerifierError
-from verifier.eventlog.runtime import once
+from verifier.eventlog.runtime import strict_json
 from verifier.eventlog.tcg import MAX_PCR, SIZES
 from verifier.wire.canonical import hexdecode
 
@@ -35,7 +34,7 @@ def from_json(raw: bytes) -> dict[str, dict[int, bytes]]:
     if len(raw) > MAX_JSON:
         raise VerifierError(Reason.TOO_LARGE, f"registers: {len(raw)} bytes, limit {MAX_JSON}")
     try:
-        told = json.loads(raw, object_pairs_hook=once)
+        told = strict_json(raw)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"not JSON: {error}") from error
     if not isinstance(told, dict) or not told:

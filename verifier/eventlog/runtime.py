@@ -54,7 +54,7 @@ def parse_dstack(raw: bytes) -> EventLog:
     """
     _bounded(raw)
     try:
-        told = json.loads(raw, object_pairs_hook=once)
+        told = strict_json(raw)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"not JSON: {error}") from error
     if not isinstance(told, list):
@@ -63,6 +63,18 @@ def parse_dstack(raw: bytes) -> EventLog:
         raise _malformed(f"more than {MAX_EVENTS} events", Reason.TOO_LARGE)
     events = tuple(_dstack_event(number, entry) for number, entry in enumerate(told))
     return EventLog("dstack", ("sha384",), events, len(raw), len(events))
+
+
+def strict_json(raw: bytes) -> object:
+    """Return a JSON document in UTF-8 whose keys stand once each and whose text is Unicode.
+
+    Raises:
+        ValueError: it is not; a byte order mark, another encoding, or half a surrogate pair.
+        RecursionError: it is too deep.
+    """
+    told: object = json.loads(raw.decode(), object_pairs_hook=once)
+    json.dumps(told, ensure_ascii=False).encode()  # a half of a surrogate pair has no UTF-8
+    return told
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,10 +100,7 @@ def _dstack_event(number: int, entry: object) -> Event:
     digest, payload = (
         _hex(entry[key], f"event {number}: {key}") for key in ("digest", "event_payload")
     )
-    try:
-        computed = dstack_digest(kind, name, payload)
-    except UnicodeEncodeError as error:
-        raise _malformed(f"event {number}: the name is not Unicode text") from error
+    computed = dstack_digest(kind, name, payload)
     if kind != Kind.DSTACK_RUNTIME:
         if imr == _MAX_RTMR:
             raise _malformed(f"event {number}: RTMR 3 holds runtime events only")

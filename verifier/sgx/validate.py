@@ -8,6 +8,7 @@ Source: Intel SGX SDM (ATTRIBUTES, XFRM, REPORT); PCS API v4 (TCB status).
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from verifier.errors import Reason
@@ -102,7 +103,7 @@ def _identity(appraisal: Appraisal, body: EnclaveReport, policy: AppraisalPolicy
     if policy is None:
         appraisal.not_judged("identity", f"mrenclave {body.mrenclave.hex()}")
         return
-    references: tuple[SgxReference, ...] = policy.references(SgxReference)
+    references = policy.candidates(SgxReference, functools.partial(getattr, body))
     if not references:
         appraisal.require(
             "identity", False, Reason.NO_REFERENCE_VALUES, "an sgx reference in the policy", "none"

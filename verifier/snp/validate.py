@@ -10,6 +10,7 @@ steps go on from verify.py's eight.
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Mapping
 from typing import Final
@@ -234,7 +235,7 @@ def _validate_reference(
         for name in _REFERENCE_FIELDS:
             appraisal.not_judged(name, getattr(report, name).hex())
         return
-    references: tuple[SnpReference, ...] = policy.references(SnpReference)
+    references = policy.candidates(SnpReference, functools.partial(getattr, report))
     if not references:
         appraisal.require(
             "reference values", False, Reason.NO_REFERENCE_VALUES, "at least one", "none"

@@ -164,6 +164,7 @@ def read_claims(cert_data: bytes) -> dict[str, Any]:
 
 def _claims(sgx: SgxExtension, start: int, end: int, issuer: str) -> dict[str, Any]:
     return {
+        "ppid": sgx.ppid.hex(),
         "fmspc": sgx.fmspc.hex(),
         "pceid": sgx.pceid.hex(),
         "sgx_type": f"{sgx.sgx_type:02x}",

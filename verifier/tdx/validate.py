@@ -8,6 +8,7 @@ Source: Intel TDX Module ABI (TD_ATTRIBUTES, XFAM); PCS API v4 (TCB status).
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from verifier.errors import Reason
@@ -134,7 +135,7 @@ def _measurements(
     if policy is None:
         appraisal.not_judged("measurements", f"mr_td {body.mr_td.hex()}")
         return
-    references: tuple[TdxReference, ...] = policy.references(TdxReference)
+    references = policy.candidates(TdxReference, functools.partial(getattr, body))
     if not references:
         appraisal.require(
             "measurements",

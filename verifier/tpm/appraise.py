@@ -8,7 +8,7 @@ that owns the TPM (a vTPM's cloud) can say anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -36,7 +36,7 @@ class TpmEvidence:
     where `ak` is none; `ak_issuers` its intermediates and root, all DER.
     """
 
-    attest: bytes
+    attest: bytes | None
     signature: bytes | None = None
     ak: bytes | None = None
     pcrs: Banks | None = None
@@ -54,6 +54,9 @@ def appraise_tpm(
     nonce_required: bool = True,
     now: int,
     anchors: Anchors,
+    makers: Collection[str] = ("azure", "gce"),
+    held_to_references: bool = True,
+    vouched: str = "the caller vouches for this key",
 ) -> None:
     """Judge a quote and record every check in `appraisal`.
 
@@ -65,11 +68,16 @@ def appraise_tpm(
         nonce_required: False admits None, and the result says that freshness was not judged.
         now: unix seconds, UTC.
         anchors: the pinned roots.
+        makers: of the policy's makers, those that this machine's TPM can be of.
+        held_to_references: False tells PCR values and boot claims as not judged.
+        vouched: why a key without a certificate is taken.
 
     Raises:
         VerifierError: the quote is not genuine.
     """
     rules = TpmRules() if policy is None else policy.tpm
+    if evidence.attest is None:
+        raise VerifierError(Reason.TPM_QUOTE_MISSING, "TPM: a quote expected, none given")
     read = attests.parse(evidence.attest)
     appraisal.claims["attest"] = read.claims()
     for selection in read.selections:
@@ -79,7 +87,10 @@ def appraise_tpm(
     if evidence.ak is None:
         raise VerifierError(Reason.AK_REFUSED, "no attestation key was given")
     ak = keys.load(evidence.ak)
-    _certify(appraisal, evidence, ak, rules, now=now, anchors=anchors)
+    admitted = [maker for maker in rules.makers if maker in makers]
+    certified = _certify(appraisal, evidence, ak, rules, admitted, now=now, anchors=anchors)
+    if not certified:
+        appraisal.not_judged("ak.certificate", ak.describe(), vouched)
     if nonce is None and nonce_required:
         appraisal.require(
             "tpm.nonce_given", False, Reason.NONCE_MISSING, "the challenge's nonce", "none"
@@ -101,7 +112,7 @@ def appraise_tpm(
     if evidence.event_log:
         log = logs.parse(evidence.event_log, "tcg")
         boot = logs.appraise_log(appraisal, log, {bank: quote.pcrs})
-    judge_references(appraisal, quote, boot, policy)
+    judge_references(appraisal, quote, boot, policy if held_to_references else None)
 
 
 def _bank(read: attests.Attest, rules: TpmRules, policy: AppraisalPolicy | None) -> str:
@@ -115,11 +126,12 @@ def _certify(
     evidence: TpmEvidence,
     ak: AttestationKey,
     rules: TpmRules,
+    makers: Collection[str],
     *,
     now: int,
     anchors: Anchors,
-) -> None:
-    """Check the AK's chain where one is given, or say that there is none."""
+) -> bool:
+    """Check the AK's chain where one is given, and tell whether there was one."""
     certificate = evidence.ak_certificate
     if certificate is None and ak.form == "certificate":
         certificate = evidence.ak
@@ -130,15 +142,15 @@ def _certify(
             evidence.ak_issuers,
             now=now,
             anchors=anchors,
-            makers=rules.makers,
+            makers=makers,
             expected=ak.key,
         )
-        return
+        return True
     if rules.require_ak_certificate or evidence.ak_issuers or evidence.ak_certificate is not None:
         raise VerifierError(
             Reason.AK_NOT_CERTIFIED, "AK: its certificate and the chain up to a root are required"
         )
-    appraisal.not_judged("ak.certificate", ak.describe(), "the caller vouches for this key")
+    return False
 
 
 def judge_references(
@@ -155,7 +167,7 @@ def judge_references(
     if policy is None:
         appraisal.not_judged("tpm.pcrs", f"{len(quote.pcrs)} PCRs of {quote.bank}")
         return
-    references: tuple[TpmReference, ...] = policy.references(TpmReference)
+    references = policy.candidates(TpmReference, lambda index: quote.pcrs.get(int(index)))
     if not references:
         appraisal.require(
             "tpm.pcrs", False, Reason.NO_REFERENCE_VALUES, "a tpm reference in the policy", "none"

@@ -8,11 +8,12 @@ leaves raise the epoch by one, the others repeat both.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias, final
 
 from verifier.errors import Reason, VerifierError
-from verifier.wire import canonical
+from verifier.wire import canonical, framing
 from verifier.wire.canonical import B64, Hex, Struct
 from verifier.wire.messages import KeyRef, Kind
 
@@ -85,6 +86,8 @@ class StateMap(Struct, frozen=True):
 
 
 NO_POLICY: Final = Hex(bytes(32))
+NO_DEVICES: Final = Hex(bytes(32))
+"""Digest of the attested devices where there are none."""
 
 
 class Leaf(Struct, frozen=True, tag_field="type"):
@@ -148,7 +151,8 @@ class ReleaseLeaf(Leaf, frozen=True, tag="release"):
     """Keys were let go, to this recipient, on this evidence. Written before any key moves.
 
     `recipient` is the SHA-256 of the RSA key's SPKI that the HSM wraps to, `recipients` names the
-    whole set; `evidence`, `collateral` and `result` are digests of the stored objects.
+    whole set; `evidence`, `collateral` and `result` are digests of the stored objects. `gpus` is
+    how many GPUs were attested, `devices` the digest of all GPUs' and switches' ids (`of_devices`).
     """
 
     challenge: Hex
@@ -162,15 +166,18 @@ class ReleaseLeaf(Leaf, frozen=True, tag="release"):
     lease: str
     not_after: int
     simulated: bool
+    gpus: int = 0
+    devices: Hex = NO_DEVICES
 
 
 @final
 class RenewalLeaf(Leaf, frozen=True, tag="renewal"):
-    """A lease was prolonged on fresh evidence."""
+    """A lease was prolonged on fresh evidence, under the policy of this digest."""
 
     challenge: Hex
     recipients: Hex
     keys: tuple[KeyRef, ...]
+    policy: Hex
     kind: Kind
     evidence: Hex
     collateral: Hex
@@ -178,6 +185,8 @@ class RenewalLeaf(Leaf, frozen=True, tag="renewal"):
     lease: str
     not_after: int
     simulated: bool
+    gpus: int = 0
+    devices: Hex = NO_DEVICES
 
 
 @final
@@ -186,6 +195,16 @@ class LeaseEndLeaf(Leaf, frozen=True, tag="lease-end"):
 
     lease: str
     cause: Literal["revoked", "superseded", "returned"]
+
+
+def of_devices(ids: Iterable[bytes]) -> Hex:
+    """Return the digest by which a leaf names a set of GPUs and switches; zeros for none.
+
+    Raises:
+        VerifierError: `malformed` if a device is named twice.
+    """
+    named = tuple(ids)
+    return Hex(hashlib.sha256(framing.lp_set(named)).digest()) if named else NO_DEVICES
 
 
 AnyLeaf: TypeAlias = (

@@ -13,7 +13,8 @@ from verifier.wire import framing
 from verifier.wire.canonical import B64, Hex, Struct, require_id
 
 Purpose: TypeAlias = Literal["release", "renew"]
-Kind: TypeAlias = Literal["tdx", "snp"]
+Kind: TypeAlias = Literal["tdx", "snp", "azure-snp", "azure-tdx", "gcp-tdx", "gcp-snp"]
+"""What evidence a release can rest on. A TPM by itself is none: its host can say anything."""
 
 WRAP_RSA: Final = "rsa-oaep-3072"
 """Recipient key that the DEK is wrapped to: RSA, 3072 bits, e = 65537 (SPKI DER)."""
@@ -25,6 +26,10 @@ HPKE: Final = "hpke-mlkem768-x25519"
 MAX_KEYS = 16
 MAX_RECIPIENTS = 4
 MAX_GPUS = 64
+MAX_DEVICE = 16 * 1024
+"""Most bytes of a device's report, and of its chain: a driver gives 8 KiB and 5 KiB at most."""
+MAX_PCRS = 96
+MAX_CERTIFICATES = 10
 DIGEST = 32
 
 
@@ -70,23 +75,79 @@ class GpuEvidence(Struct, frozen=True):
     report: B64
     chain: B64
 
+    def __post_init__(self) -> None:
+        bounded(self.report, 1, MAX_DEVICE, "device report")
+        bounded(self.chain, 1, MAX_DEVICE, "device chain")
+
+
+@final
+class Pcr(Struct, frozen=True, order=True):
+    """One PCR's value as the machine reports it; it counts if the quote covers it."""
+
+    bank: Literal["sha1", "sha256", "sha384", "sha512"]
+    index: int
+    value: Hex
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < 24 or len(self.value) != _PCR_SIZES[self.bank]:  # noqa: PLR2004 - PCRs of a PC client TPM
+            raise VerifierError(Reason.MALFORMED, f"PCR {self.bank} {self.index}")
+
+
+_PCR_SIZES: Final = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+
+
+@final
+class Vtpm(Struct, frozen=True):
+    """What a virtual TPM says: its quote over the exchange, and what goes with it.
+
+    `message` (TPMS_ATTEST) is signed by `signature` (TPMT_SIGNATURE, or the bare RSA signature);
+    `certificates` are the attestation key's own and its issuers', the root last, DER; `event_log`
+    is the TPM's. `hcl_report` is Azure's NV index 0x01400001, empty elsewhere.
+    """
+
+    message: B64
+    signature: B64
+    pcrs: tuple[Pcr, ...]
+    certificates: tuple[B64, ...] = ()
+    event_log: B64 = B64()
+    hcl_report: B64 = B64()
+
+    def __post_init__(self) -> None:
+        bounded(self.message, 1, 4096, "TPM message")
+        bounded(self.signature, 1, 1024, "TPM signature")
+        bounded(self.event_log, 0, 256 * 1024, "TPM event log")
+        bounded(self.hcl_report, 0, 16 * 1024, "HCL report")
+        names = [(pcr.bank, pcr.index) for pcr in self.pcrs]
+        if len(names) > MAX_PCRS or names != sorted(set(names)):
+            raise VerifierError(Reason.MALFORMED, "PCRs are at most 96, sorted, each once")
+        if len(self.certificates) > MAX_CERTIFICATES:
+            raise VerifierError(Reason.MALFORMED, "too many certificates")
+        for certificate in self.certificates:
+            bounded(certificate, 1, 8 * 1024, "AK certificate")
+
 
 @final
 class Evidence(Struct, frozen=True):
     """Evidence as the devices gave it. Its kind stands in the challenge, never here.
 
-    `cpu` is the TD quote or SNP report, `event_log` the boot log, `endorsements` certificates that
-    the platform handed over with it (all but the first may be empty), `ak` the vTPM's public key.
+    `cpu` is the TD quote or SNP report; it is empty for `azure-snp`, which has it in the HCL
+    report, and so never without `vtpm`. `event_log` is the boot log that goes with it,
+    `runtime_log` an AAEL, `endorsements` certificates that the platform handed over, `ak` the
+    vTPM's public key, to which report data is bound. All but `cpu` may be empty.
     """
 
     cpu: B64
     event_log: B64 = B64()
+    runtime_log: B64 = B64()
     endorsements: B64 = B64()
     ak: B64 = B64()
     gpus: tuple[GpuEvidence, ...] = ()
+    vtpm: Vtpm | None = None
 
     def __post_init__(self) -> None:
-        bounded(self.cpu, 1, 128 * 1024, "CPU evidence")
+        bounded(self.cpu, 1 if self.vtpm is None else 0, 128 * 1024, "CPU evidence")
+        bounded(self.runtime_log, 0, 256 * 1024, "runtime log")
+        bounded(self.ak, 0, 2048, "AK")
         if len(self.gpus) > MAX_GPUS:
             raise VerifierError(Reason.MALFORMED, "too many devices")
 
