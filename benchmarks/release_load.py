@@ -114,6 +114,7 @@ class Device:
 
     machine: TdxMachine
     kind: Final = "tdx"
+    ak: Final = b""
 
     def report(self, report_data: bytes) -> Evidence:
         """Return a quote over 64 bytes."""

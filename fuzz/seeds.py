@@ -6,14 +6,18 @@ is kept here; `fuzz.run --corpus DIR` starts from recorded evidence as well.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.release import challenge
+from fuzz import token_seeds
 from fuzz.targets import CHALLENGE_KEY, NOW, SIGNER
 from inference_runtime.sealed import manifest, stream
 from inference_runtime.sealed.layout import TAG, Layout
@@ -21,11 +25,21 @@ from inference_runtime.sealed.secret import SecretKey
 from ostiary.simulator.amd import FakeAmd
 from ostiary.simulator.intel import FakeIntel
 from ostiary.simulator.machine import LaunchRequest, launch_td
+from ostiary.simulator.nvidia.devices import device_set
+from ostiary.simulator.nvidia.ocsp import Answer
+from ostiary.simulator.nvidia.pki import FakeNvidia
+from ostiary.simulator.nvidia.services import NvidiaServices
 from ostiary.simulator.quote import quote_v4, quote_v5
 from ostiary.simulator.snp import report_for
 from verifier import dsse, x509
+from verifier.azure import hcl
+from verifier.collateral import certificate_table
+from verifier.collateral.bundle import Bundle, BundledPart
+from verifier.collateral.store import Dates, Entry
 from verifier.eventlog import tcg
 from verifier.eventlog.log import Event, EventLog, Kind
+from verifier.nvgpu import opaque, spdm
+from verifier.nvgpu.endorsements import GpuEndorsements
 from verifier.result import Appraisal
 from verifier.tdx.pck import SGX_EXTENSION
 from verifier.tlog import merkle, note
@@ -44,7 +58,9 @@ _DIGEST: Final = bytes(32)
 
 def make() -> Mapping[str, Sequence[bytes]]:
     """Return the seeds by target."""
-    return {name: list(found) for name, found in (_intel() | _amd() | _logs() | _ours()).items()}
+    every = _intel() | _amd() | _nvidia() | _azure() | _collateral() | _logs() | _ours()
+    every |= token_seeds.make()
+    return {name: list(found) for name, found in every.items()}
 
 
 def _intel() -> dict[str, list[bytes]]:
@@ -94,6 +110,104 @@ def _amd() -> dict[str, list[bytes]]:
         "snp-report": [chip.sign(report_for("Genoa")), chip.sign(report_for("Turin"))],
         "vek-extensions": [loose],
         "vek-certificate": [chip.chain[0]],
+    }
+
+
+def _azure() -> dict[str, list[bytes]]:
+    claims = json.dumps(
+        {
+            "keys": [
+                {
+                    "kid": "HCLAkPub",
+                    "key_ops": ["sign"],
+                    "kty": "RSA",
+                    "e": "AQAB",
+                    "n": base64.urlsafe_b64encode(b"\xc5" * 256).rstrip(b"=").decode(),
+                }
+            ],
+            "vm-configuration": {
+                "console-enabled": True,
+                "secure-boot": True,
+                "tpm-enabled": True,
+                "vmUniqueId": "6332533D-5649-4D02-8AA7-8F64B7C3EE21",
+            },
+            "user-data": "00" * 64,
+        },
+        separators=(",", ":"),
+    ).encode()
+    local = b"\x81" + bytes(hcl.TDREPORT_SIZE - 1)
+    report = b"\x03" + bytes(hcl.HARDWARE_SIZE - 1)
+    return {
+        "azure-hcl": [
+            hcl.encode(hcl.HclReport(2, hcl.SNP, report, claims, 9)),
+            hcl.encode(hcl.HclReport(1, hcl.TDX, local, claims, 0)),
+        ],
+        "azure-runtime": [claims],
+        "azure-tdreport": [local],
+    }
+
+
+def _nvidia() -> dict[str, list[bytes]]:
+    vendor = FakeNvidia.create(_TIME)
+    whole = device_set(vendor, 8, "ppcie")
+    some = [whole.gpus[0], whole.switches[0]]
+    reports = [each.report(_DIGEST) for each in some]
+    fields = [spdm.parse(report).opaque for report in reports]
+    new = opaque.Opaque(
+        b"NVDAOD\0\0\2\0\0\0",
+        {3: opaque.Field(b"620.54\0", 0x86), 36: opaque.Field(b"\1\0", 0x85)},
+    )
+    return {
+        "nvidia-report": reports,
+        "nvidia-opaque": [*fields, opaque.encode(new)],
+        "nvidia-chain": [each.chain for each in some],
+        **_nvidia_collateral(vendor),
+    }
+
+
+def _nvidia_collateral(vendor: FakeNvidia) -> dict[str, list[bytes]]:
+    services = NvidiaServices.published(vendor, lambda: _TIME)
+    answered = services.get("/v1/rim/NV_GPU_DRIVER_GH100_590.12") or ("", b"")
+    serial = vendor.serial("gh100_ica")
+    said = [
+        services.responder.respond(serial, "identity", _TIME, Answer(status=status, nonce=b"n"))
+        for status in ("good", "hold", "unknown")
+    ]
+    key = ec.generate_private_key(ec.SECP384R1())
+    token = jwt.encode({"iss": "x"}, key, algorithm="ES384", headers={"kid": "k", "typ": None})
+    told = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())) | {"kid": "k"}
+    return {
+        "nvidia-rim": list(services.rims.values()),
+        "nvidia-ocsp": said,
+        "nvidia-endorsements": [GpuEndorsements((b"a", b""), (b"b",), ()).to_bytes()],
+        "rim-answer": [answered[1]],
+        "nras-answer": [json.dumps([["JWT", token], {"GPU-0": token}]).encode()],
+        "nras-keys": [json.dumps({"keys": [told]}).encode()],
+    }
+
+
+def _collateral() -> dict[str, list[bytes]]:
+    row = struct.Struct("<16sII")
+    head = row.pack(certificate_table.VLEK, 72, 3) + row.pack(certificate_table.VCEK, 75, 4)
+    signature = "ab" * 64
+    dates = (Dates("leaf", 1, 2),)
+    part = BundledPart("intel/root-crl", 1, 1, 1, dates, B64(b"chain"), B64(b"body"))
+    digest = Hex(_DIGEST)
+    return {
+        "certificate-table": [head + bytes(row.size) + b"abcdefg"],
+        "collateral-name": [
+            b"intel/tcb/tdx/50806f000000/standard",
+            b"intel/pck-crl/platform",
+            b"amd/Milan/vcek/" + b"ab" * 64 + b"/" + b"cd" * 8,
+        ],
+        "pcs-answer": [
+            b'{"tcbInfo":{"id":"TDX"},"signature":"%s"}' % signature.encode(),
+            b'{"enclaveIdentity":{"id":"QE"},"signature":"%s"}' % signature.encode(),
+        ],
+        "collateral-record": [
+            canonical.encode(Entry(1, "intel/root-crl", digest, digest, 1, 1, 1, dates)),
+            canonical.encode(Bundle(1, 1, (part,))),
+        ],
     }
 
 

@@ -7,6 +7,7 @@ parsed must give the input back, and a difference is a finding too.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -21,22 +22,36 @@ from inference_runtime.sealed import manifest
 from inference_runtime.sealed.layout import HEADER, Layout
 from inference_runtime.sealed.secret import SecretKey
 from inference_runtime.sealed.stream import SegmentCipher
-from verifier import dsse, explain, policy
+from verifier import dsse, explain, jose, policy
+from verifier.azure import hcl, runtime, tdreport
+from verifier.collateral import certificate_table, nvidia, parts, vet
+from verifier.collateral.bundle import Bundle
+from verifier.collateral.store import Entry
+from verifier.ear import claims as ears
+from verifier.ear import keys as ear_sets
+from verifier.ear import result as ear_results
 from verifier.errors import VerifierError
 from verifier.eventlog import appraise as eventlogs
 from verifier.eventlog import boot, registers, tcg
 from verifier.eventlog.log import EventLog
+from verifier.maa import claims as maas
+from verifier.maa import keys as maa_sets
+from verifier.nvgpu import chain as device_chain
+from verifier.nvgpu import device, nras, ocsp, opaque, rim, spdm
+from verifier.nvgpu.endorsements import GpuEndorsements
 from verifier.snp import endorsements
 from verifier.snp.report import SnpReport
 from verifier.tdx import certificate, collateral, crl, identity, pck, quote, tcbinfo
+from verifier.tdx.body import SIZES, TD10, read_td
 from verifier.tlog import note
 from verifier.tlog.checkpoint import Checkpoint
 from verifier.tlog.proof import Receipt
 from verifier.tpm import attest, keys
+from verifier.tpm.chain import trim_der
 from verifier.wire import canonical, leaf, messages
 from verifier.wire.documents import Genesis, ImportStatement, KeyOrder
 from verifier.wire.framing import Reader
-from verifier.x509 import load_der, split_pem
+from verifier.x509 import load_crl, load_der, split_pem
 
 _TEES: Final[tuple[identity.Tee, ...]] = ("SGX", "TDX")
 
@@ -113,17 +128,24 @@ def tdx_collateral(raw: bytes) -> None:
 
 
 def der_certificate(raw: bytes) -> None:
-    """Read a certificate with our own reader and with the library's."""
+    """Read a certificate with our own reader and with the library's, padding cut off before."""
     for load in (certificate.load, load_der):
         try:
             load(raw, "certificate")
         except VerifierError:
             continue
+    trimmed = trim_der(raw)
+    if not raw.startswith(trimmed):
+        raise FindingError("what was trimmed is not the beginning")
 
 
 def der_crl(raw: bytes) -> None:
-    """Read a revocation list."""
-    crl.load(raw, "CRL")
+    """Read a revocation list with our own reader and with the library's."""
+    for load in (crl.load, load_crl):
+        try:
+            load(raw, "CRL")
+        except VerifierError:
+            continue
 
 
 def pem(raw: bytes) -> None:
@@ -211,6 +233,126 @@ def tpm_signature(raw: bytes) -> None:
 def tpm_key(raw: bytes) -> None:
     """Read an attestation key, in every form."""
     keys.load(raw).describe()
+
+
+def azure_hcl(raw: bytes) -> None:
+    """Read the report of an Azure VM's paravisor."""
+    found = hcl.parse(raw)
+    found.told()
+    _same(hcl.encode(found), raw)
+
+
+def azure_runtime(raw: bytes) -> None:
+    """Read the claims in such a report."""
+    runtime.parse(raw)
+
+
+_BODY: Final = read_td(bytes(SIZES[TD10]), 0, TD10)
+
+
+def azure_tdreport(raw: bytes) -> None:
+    """Read a TDREPORT and hold it against a quote's body."""
+    tdreport.differences(tdreport.parse(raw), _BODY)
+
+
+def nvidia_report(raw: bytes) -> None:
+    """Read a GPU's or switch's SPDM report, and what it says in its opaque data."""
+    found = spdm.parse(raw)
+    _same(spdm.encode(found), raw)
+    nvidia_opaque(found.opaque)
+
+
+def nvidia_opaque(raw: bytes) -> None:
+    """Read opaque data, and ask it everything."""
+    found = opaque.parse(raw)
+    _same(opaque.encode(found), raw)
+    opaque.claims(found)
+    asked: list[Callable[[], object]] = [
+        found.driver_version,
+        found.vbios_version,
+        found.counters,
+        found.link_pdis,
+        found.own_pdi,
+        found.gpu_pdis,
+        lambda: device.rim_ids("GH100", found),
+        lambda: device.rim_ids("LS10", found),
+    ]
+    for ask in asked:
+        with contextlib.suppress(VerifierError):
+            ask()
+
+
+def nvidia_rim(raw: bytes) -> None:
+    """Read an NVIDIA RIM: XML, its signature, its chain, its values."""
+    rim.is_about(raw, "driver", "GH100", "590.12")  # never raises
+    rim.read(raw)
+
+
+def nvidia_ocsp(raw: bytes) -> None:
+    """Read an OCSP response."""
+    ocsp.parse(raw)
+
+
+def nvidia_endorsements(raw: bytes) -> None:
+    """Read the endorsements of a set of GPUs."""
+    _same(GpuEndorsements.from_bytes(raw).to_bytes(), raw)
+
+
+def rim_answer(raw: bytes) -> None:
+    """Read an answer of the RIM service."""
+    nvidia.rim_of(raw, "NV_GPU_DRIVER_GH100_590.12")
+
+
+def nras_answer(raw: bytes) -> None:
+    """Read an answer of NRAS, as far as the ids of its keys."""
+    nras.key_ids(raw)
+
+
+def nras_keys(raw: bytes) -> None:
+    """Read the keys of NRAS."""
+    nras.load_keys(raw)
+
+
+def nvidia_chain(raw: bytes) -> None:
+    """Read a device's certificate chain, down to the name of the chip."""
+    device_chain.load(raw)
+
+
+def certificate_table_(raw: bytes) -> None:
+    """Read the certificate table that an SNP host hands to its guest."""
+    for wanted in (certificate_table.VCEK, certificate_table.VLEK):
+        found = certificate_table.find(raw, wanted)
+        if found not in raw:
+            raise FindingError("an entry that is not in the table")
+
+
+def collateral_name(raw: bytes) -> None:
+    """Read the name of a part of collateral."""
+    text = raw.decode("utf-8", "replace")  # a name is text before it comes here
+    if parts.Name.parse(text).text != text:
+        raise FindingError("a name with two spellings")
+
+
+def pcs_answer(raw: bytes) -> None:
+    """Cut the signed text out of an answer of Intel's service."""
+    for role in (parts.Role.TCB, parts.Role.QE):
+        try:
+            text, _ = vet.signed_text(raw, role, "answer")
+        except VerifierError:
+            continue
+        if text not in raw.decode():
+            raise FindingError("a signed text that is not in the answer")
+
+
+def collateral_record(raw: bytes) -> None:
+    """Read the store's index of a part, and a bundle's payload."""
+    kinds: tuple[Any, ...] = (Entry, Bundle)
+    for kind in kinds:
+        try:
+            found = canonical.decode(raw, kind)
+        except VerifierError:
+            continue
+        _same(canonical.encode(found), raw)
 
 
 _MESSAGES: Final[tuple[Any, ...]] = (
@@ -319,8 +461,48 @@ def stored_result(raw: bytes) -> None:
     explain.explain(raw)
 
 
+def jws(raw: bytes) -> None:
+    """Take a compact JWS apart."""
+    found = jose.read(raw, "JWS", algorithm="RS256", members=frozenset({"jku"}), limit=1 << 16)
+    printed = (found.signed, canonical.b64encode(found.signature).encode())
+    _same(b".".join(printed), raw)
+
+
+def ear_claims(raw: bytes) -> None:
+    """Read the content of an attestation result's token, in both dialects."""
+    found = ears.decode(raw)
+    again = ears.decode(ears.encode(found))
+    if again != found:
+        raise FindingError("a token's content changes when it is written and read")
+
+
+def ear_result(raw: bytes) -> None:
+    """Read a result that a token is to be made of."""
+    _same(ear_results.read(raw).to_json(), raw)
+
+
+def ear_keys(raw: bytes) -> None:
+    """Read the key set of a broker."""
+    found = ear_sets.read_jwks(raw)
+    if ear_sets.read_jwks(ear_sets.to_jwks(found.values())) != found:
+        raise FindingError("a key set changes when it is written and read")
+
+
+def maa_claims(raw: bytes) -> None:
+    """Read what a token of Azure Attestation says."""
+    found = maas.parse(raw)
+    found.nonces()
+    found.secure_boot()
+
+
+def maa_keys(raw: bytes) -> None:
+    """Read every key of an instance's set."""
+    for kid in maa_sets.key_ids(raw):
+        maa_sets.find(raw, kid)
+
+
 TARGETS: Final[Mapping[str, Target]] = {
-    target.__name__.replace("_", "-"): target
+    target.__name__.rstrip("_").replace("_", "-"): target
     for target in (
         tdx_quote,
         pck_extension,
@@ -334,6 +516,22 @@ TARGETS: Final[Mapping[str, Target]] = {
         snp_report,
         vek_extensions,
         vek_certificate,
+        azure_hcl,
+        azure_runtime,
+        azure_tdreport,
+        nvidia_report,
+        nvidia_opaque,
+        nvidia_chain,
+        nvidia_rim,
+        nvidia_ocsp,
+        nvidia_endorsements,
+        rim_answer,
+        nras_answer,
+        nras_keys,
+        certificate_table_,
+        collateral_name,
+        pcs_answer,
+        collateral_record,
         event_log,
         quoted_registers,
         tpm_attest,
@@ -351,6 +549,12 @@ TARGETS: Final[Mapping[str, Target]] = {
         broker_challenge,
         policy_toml,
         stored_result,
+        jws,
+        ear_claims,
+        ear_result,
+        ear_keys,
+        maa_claims,
+        maa_keys,
     )
 }
 """Every target by name."""

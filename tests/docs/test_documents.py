@@ -69,7 +69,7 @@ def ostiary_commands() -> list[str]:
 def test_ostiary_commands_have_their_options(line: str) -> None:
     """Every `ostiary` command in a page is one, and takes the options that it is shown with."""
     words = shlex.split(line)[1:]
-    nouns = [word for word in words[:2] if not word.startswith("-")]
+    nouns = [word for word in words[:3] if not word.startswith("-")]
     shown = subprocess.run(
         [sys.executable, "-m", "ostiary", *nouns, "--help"],
         cwd=ROOT,

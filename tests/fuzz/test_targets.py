@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import BrokerError, Code
-from fuzz import run, seeds
+from fuzz import blind, run, seeds
 from fuzz.targets import OURS, TARGETS, FindingError, attempt
 from tests.kit import corpus
 from verifier.errors import Reason, VerifierError
@@ -104,17 +105,76 @@ def test_found_half_a_surrogate_in_intels_json(name: str) -> None:
     assert caught.value.reason is Reason.COLLATERAL_MALFORMED
 
 
-def test_the_runner_counts(tmp_path: Path) -> None:
-    """`python -m fuzz.run` prints inputs and findings per target; an unknown target is an error."""
-    command = [sys.executable, "-m", "fuzz.run", "--seconds", "1", "--out", str(tmp_path)]
-    done = subprocess.run(
-        [*command, "framing-reader"], capture_output=True, text=True, check=False, cwd=corpus.ROOT
+@pytest.mark.parametrize("kind", ["azure-runtime", "event-log", "quoted-registers"])
+def test_found_text_that_is_no_unicode(kind: str) -> None:
+    """Found by a list of odd JSON: half a surrogate pair, and UTF-16, are refused by our error."""
+    raw = next(seed for seed in seeds.make()[kind] if seed[:1] in b"[{")
+    half = raw.replace(b'"', b'"\\ud800', 1)
+    for bent in (raw.decode().encode("utf-16"), half, half[::-1].replace(b'"', b'x"', 1)[::-1]):
+        assert bent != raw
+        attempt(TARGETS[kind], bent)
+
+
+def runner(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fuzz.run", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=corpus.ROOT,
     )
+
+
+def test_the_runner_counts(tmp_path: Path) -> None:
+    """`python -m fuzz.run` prints inputs and findings per target, two at a time."""
+    names = ("framing-reader", "azure-tdreport")
+    done = runner("--total", "1", "--jobs", "2", "--out", str(tmp_path), *names)
+
     assert done.returncode == 0, done.stdout + done.stderr
-    said = importlib.util.find_spec("atheris") is not None
-    assert done.stdout.startswith("atheris" if said else "NO atheris")
-    assert json.loads((tmp_path / "framing-reader.json").read_text())["tried"] > 100
-    assert "0 findings" in done.stdout
+    guided = importlib.util.find_spec("atheris") is not None
+    assert done.stdout.startswith("atheris" if guided else "NO atheris")
+    assert ("!!! NO atheris" in done.stderr) is not guided
+    for name in names:
+        tried = json.loads((tmp_path / f"{name}.json").read_text())["tried"]
+        assert tried > 100
+        assert f"| {name:<18} | {tried:>10,} |" in done.stdout
+    assert done.stdout.endswith("0 findings\n")
+
+
+def test_the_runner_knows_its_targets() -> None:
+    """An unknown target is an error, with the list of those that there are."""
     with pytest.raises(SystemExit) as stop:
         run.main(["no-such-target"])
     assert stop.value.code == 2
+
+
+def test_seeds_are_kept_and_read_again(tmp_path: Path) -> None:
+    """The same seeds start a run again, byte for byte."""
+    folder = run.write_seeds(tmp_path, ["pem", "event-log"])
+    made = blind.recorded(folder / "event-log")
+
+    assert made == [(folder / "event-log" / f"{n:04}").read_bytes() for n in range(3)]
+    assert blind.recorded(folder / "pem")
+    assert blind.recorded(None) == []
+
+
+def test_one_input_alone(tmp_path: Path) -> None:
+    """`--replay` says that an input is accepted, or ends with what it raises."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_bytes(seeds.make()["framing-reader"][0])
+    bad.write_bytes(b"\1")
+
+    assert runner("--replay", str(good), "framing-reader").stdout == "framing-reader: accepted\n"
+    done = runner("--replay", str(bad), "framing-reader")
+    assert done.returncode == 1
+    assert "framing-reader: verifier.errors.VerifierError: framed bytes end early" in done.stdout
+
+
+def test_mutations_repeat() -> None:
+    """Blind inputs are the same for the same number."""
+    one, other = (random.Random("1 pem") for _ in range(2))  # noqa: S311 - not for secrets
+    pool = seeds.make()["framing-reader"][0]
+    first = [blind.mutate(pool, b"other", one) for _ in range(50)]
+
+    assert first == [blind.mutate(pool, b"other", other) for _ in range(50)]
+    assert len(set(first)) > 40
