@@ -233,11 +233,11 @@ _TOKENS: Final = {
     "that the judging machine's clock, or --at, is right.",
     Reason.TOKEN_NOT_YET_VALID: "The token is from the future: see that the judging machine's "
     "clock, or --at, is right.",
-    Reason.MAA_NOT_ALLOWED: "The policy does not admit Microsoft's word in place of the hardware's: "
-    "appraise the machine's own evidence, or list the instance of Azure Attestation that you trust "
-    "in `maa.issuers`.",
-    Reason.MAA_NOT_COMPLIANT: "Azure Attestation does not call the machine a compliant confidential "
-    "VM: see why in Azure; no policy overrules it.",
+    Reason.MAA_NOT_ALLOWED: "The policy does not admit Microsoft's word for the hardware's: "
+    "appraise the machine's own evidence, or list the instance of Azure Attestation that you "
+    "trust in `maa.issuers`.",
+    Reason.MAA_NOT_COMPLIANT: "Azure Attestation does not call the machine a compliant "
+    "confidential VM: see why in Azure; no policy overrules it.",
 }
 
 _DOCUMENTS: Final = {
