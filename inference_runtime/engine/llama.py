@@ -29,6 +29,7 @@ import msgspec
 import inference_runtime
 from inference_runtime.engine import control
 from inference_runtime.engine.protocol import EngineAddress, EngineError, EngineFault, ModelFile
+from inference_runtime.engine.whole import WholeModelEngine
 
 _ALL_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _CHILD: Final = "inference_runtime.engine.llama_child"
@@ -52,7 +53,7 @@ class LlamaSettings:
 
 
 @final
-class LlamaEngine:
+class LlamaEngine(WholeModelEngine):
     """`Engine` by llama.cpp; see `protocol.Engine` for what each method promises."""
 
     def __init__(

@@ -119,8 +119,7 @@ class ModelOpener:
         self._dek = dek
         self._entries = {entry.path: entry for entry in trusted.manifest.files}
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="sealed-open")
-        # Two more than threads: one being hashed, one waiting, so that nobody stands idle.
-        self._buffers = Buffers(count + 2)
+        self._buffers = Buffers(count)
         self._progress = Progress(progress)
 
     def __enter__(self) -> Self:
@@ -203,7 +202,7 @@ class ModelOpener:
             self._buffers.give(slot)
         self._progress.add(layout.plain(0)[1])
 
-        # 3. The others: each thread reads and decrypts, this one hashes what they read, in order.
+        # 3. The others: each thread reads, decrypts and, when all before were, hashes what it read.
         def work(index: int, slot: Slot) -> memoryview:
             sealed = fetch(self._source, name, layout.sealed(index), slot.sealed)
             target.decrypt(index, sealed, slot.plain)

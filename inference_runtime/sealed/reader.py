@@ -10,8 +10,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import final
 
-from inference_runtime.sealed.layout import HEADER, PLAIN, SEGMENT, Layout
-from inference_runtime.sealed.pipeline import default_threads
+from inference_runtime.sealed.layout import HEADER, Layout
+from inference_runtime.sealed.pipeline import Buffers, Slot, default_threads, in_order
 from inference_runtime.sealed.secret import SecretKey
 from inference_runtime.sealed.source import Source, fetch
 from inference_runtime.sealed.stream import SegmentCipher, split
@@ -39,9 +39,10 @@ class SealedReader:
         header = fetch(source, name, (0, HEADER), memoryview(bytearray(HEADER)))
         self._cipher = SegmentCipher(dek, bytes(header), associated, name)
         # A file cut at a segment's edge has a possible size; only its last flag gives it away.
-        scratch = memoryview(bytearray(PLAIN))
-        self._segment(self._layout.count - 1, scratch)
-        scratch[:] = bytes(PLAIN)
+        buffers = Buffers(1)
+        slot = buffers.take()
+        self._segment(self._layout.count - 1, slot, slot.plain)
+        buffers.wipe()
 
     @property
     def size(self) -> int:
@@ -80,31 +81,35 @@ class SealedReader:
             raise ValueError("negative offset")
         end = min(self.size, offset + len(buffer))
         wanted = self._layout.covering(offset, end)
-        if len(wanted) <= 1:
-            for index in wanted:
-                self._part(index, offset, end, buffer)
-        else:
-            with ThreadPoolExecutor(min(threads or default_threads(), len(wanted))) as pool:
-                parts = [pool.submit(self._part, i, offset, end, buffer) for i in wanted]
-            for part in parts:
-                part.result()
+        count = min(threads or default_threads(), len(wanted))
+        buffers = Buffers(max(1, count))
+
+        def part(index: int, slot: Slot) -> None:
+            self._part(index, slot, offset, buffer[: end - offset])
+
+        try:
+            if count <= 1:
+                in_order(None, buffers, wanted, part, lambda _, __: None)
+            else:
+                with ThreadPoolExecutor(count, thread_name_prefix="sealed-read") as pool:
+                    in_order(pool, buffers, wanted, part, lambda _, __: None)
+        finally:
+            buffers.wipe()
         return max(0, end - offset)
 
-    def _part(self, index: int, offset: int, end: int, buffer: memoryview) -> None:
-        """Put what segment `index` has of plaintext bytes `offset` to `end` at its place."""
+    def _part(self, index: int, slot: Slot, offset: int, buffer: memoryview) -> None:
+        """Put what segment `index` has of the plaintext from `offset` on at its place."""
         start, length = self._layout.plain(index)
+        end = offset + len(buffer)
         if offset <= start and start + length <= end:
-            self._segment(index, buffer[start - offset : start - offset + length])
+            self._segment(index, slot, buffer[start - offset : start - offset + length])
             return
-        scratch = memoryview(bytearray(length))
-        self._segment(index, scratch)
+        self._segment(index, slot, slot.plain)
         first, stop = max(start, offset), min(start + length, end)
-        buffer[first - offset : stop - offset] = scratch[first - start : stop - start]
-        scratch[:] = bytes(length)
+        buffer[first - offset : stop - offset] = slot.plain[first - start : stop - start]
 
-    def _segment(self, index: int, out: memoryview) -> None:
+    def _segment(self, index: int, slot: Slot, out: memoryview) -> None:
         layout = self._layout
-        span = layout.sealed(index)
-        sealed = fetch(self._source, self._name, span, memoryview(bytearray(min(SEGMENT, span[1]))))
+        sealed = fetch(self._source, self._name, layout.sealed(index), slot.sealed)
         plain = out[: layout.plain(index)[1]]
         self._cipher.open(index, split(sealed, index), plain, last=layout.last(index))

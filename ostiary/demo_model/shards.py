@@ -2,13 +2,14 @@
 
 Guarantees: the shards and their index follow the safetensors layout (u64 little-endian header
 length, JSON header padded with spaces to 8 bytes, tensor data) and hold the demo shape's tensors.
-Does not make a servable model: names are GGUF's, and there is no tokenizer beside it.
+Does not make a servable model: names are GGUF's, and there is no tokenizer beside it; `hub` does.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,10 @@ from ostiary.demo_model.shape import Shape, tensors
 
 _VOCABULARY: Final = 256
 _INDEX: Final = "model.safetensors.index.json"
-_DTYPES: Final = {"float16": "F16", "float32": "F32"}
+_SINGLE: Final = "model.safetensors"
+_DTYPES: Final = {"float16": "F16", "float32": "F32", "int8": "I8"}
 
-Tensor = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+Tensor = npt.NDArray[np.float16] | npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 
 def make_safetensors_folder(
@@ -44,10 +46,26 @@ def make_safetensors_folder(
     """
     shape = shape or Shape(layers=2, width=64, heads=2, kv_heads=1, feed_forward=128)
     rng = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
-    everything = list(tensors(shape, _VOCABULARY, [], rng))
-    if not 1 <= shards <= min(99_999, len(everything)):
-        raise ValueError(f"shards must be 1 to {min(99_999, len(everything))}")
+    everything: list[tuple[str, Tensor]] = list(tensors(shape, _VOCABULARY, [], rng))
+    if shards < 1:
+        raise ValueError("shards must be 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
+    write_shards(folder, everything, shards)
+    return folder / _INDEX
+
+
+def write_shards(folder: Path, everything: Sequence[tuple[str, Tensor]], shards: int) -> None:
+    """Write tensors as `shards` safetensors files and an index; 0 means one file without one.
+
+    Raises:
+        ValueError: there are fewer tensors than shards.
+        OSError: the folder cannot be written.
+    """
+    if shards == 0:
+        (folder / _SINGLE).write_bytes(_encode(dict(everything)))
+        return
+    if not 0 < shards <= min(99_999, len(everything)):
+        raise ValueError(f"shards must be 0 to {min(99_999, len(everything))}")
     where: dict[str, str] = {}
     total = 0
     for number in range(shards):
@@ -59,7 +77,6 @@ def make_safetensors_folder(
     index = folder / _INDEX
     document = {"metadata": {"total_size": total}, "weight_map": where}
     index.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return index
 
 
 def _encode(part: dict[str, Tensor]) -> bytes:

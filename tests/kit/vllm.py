@@ -23,7 +23,7 @@ import httpx
 from inference_runtime.engine.protocol import EngineAddress, Model, Stage
 from inference_runtime.engine.vllm import probe
 from inference_runtime.engine.vllm.driver import VllmEngine
-from inference_runtime.engine.vllm.home import Home
+from inference_runtime.engine.vllm.home import SHARED, Home
 from inference_runtime.engine.vllm.options import VllmSettings, arguments, environment
 from inference_runtime.sealed import manifest as manifests
 from inference_runtime.sealed.stream_model import StreamedModel
@@ -32,6 +32,12 @@ from tests.kit.sealed import GENESIS, MemorySource, Vendor
 ALIAS = "tiny"
 CPU = VllmSettings(cpu=True, dtype="float32", context=512, start_seconds=240)
 PROMPTS = ("The ostiary kept", "An eighth button?", "keys")
+
+
+def left_in_shared_memory() -> set[str]:
+    """Return what engines keep in the machine's shared memory, now."""
+    kinds = ("ostiary-vllm-", "vllm_", "psm_", "sem.mp-", "torch_")
+    return {path.name for path in SHARED.iterdir() if path.name.startswith(kinds)}
 
 
 def installed() -> bool:

@@ -77,6 +77,29 @@ def test_the_first_failure_in_order_is_the_one_reported() -> None:
             pool.shutdown()
 
 
+def test_jobs_before_the_failed_one_still_end() -> None:
+    """A job that fails ahead of its turn stops those after it, and none of those before it."""
+    failed, waits = threading.Event(), threading.Event()
+    ended: list[int] = []
+
+    def work(job: int, _: Slot) -> int:
+        if job == 0:
+            assert failed.wait(10)
+            assert waits.wait(10)
+            threading.Event().wait(0.1)  # job 1 waits for its turn, and job 3 has given up
+        elif job == 1:
+            waits.set()
+        elif job == 2:
+            failed.set()
+            raise ValueError("job 2")
+        return job
+
+    with ThreadPoolExecutor(4) as pool, pytest.raises(ValueError, match="job 2"):
+        in_order(pool, Buffers(4), range(9), work, lambda _, result: ended.append(result))
+
+    assert ended == [0, 1]
+
+
 def test_wiping_leaves_no_plaintext() -> None:
     """After a wipe every buffer that was ever lent is zero on its plaintext side."""
     buffers = Buffers(2)
