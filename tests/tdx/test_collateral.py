@@ -16,6 +16,7 @@ from ostiary.simulator.intel import FMSPC
 from tests.kit import vendors
 from tests.kit.tdx import accepted, collateral, judge, refused, tcb_info
 from tests.kit.vendors import NOW, good_collateral
+from verifier.cache import Cache
 from verifier.errors import Reason, VerifierError
 from verifier.tdx import collateral as collaterals
 from verifier.tdx import identity, tcbinfo
@@ -392,3 +393,12 @@ def test_the_container_is_read_strictly(raw: bytes, reason: Reason) -> None:
         collaterals.from_json(raw)
 
     assert caught.value.reason is reason
+
+
+def test_collateral_is_read_without_anything_remembered() -> None:
+    """No memory is needed: what is verified without one is what is verified with one."""
+    found = collateral()
+
+    assert collaterals.verify(found, vendors.anchors()) == collaterals.verify(
+        found, vendors.anchors(), store=Cache()
+    )

@@ -67,3 +67,11 @@ def test_only_canonical_keys_of_the_two_kinds_are_signers():
     for spki in (p384, unknown_curve, b"garbage", SPKIS[0] + b"\0"):
         with pytest.raises(VerifierError):
             dsse.load_signer(spki)
+
+
+def test_base64_has_one_spelling():
+    """Bits that nobody reads must be zero, and there is nothing but base64."""
+    for payload in ("QR==", "Q", "*"):
+        raw = b'{"payload":"%s","payloadType":"t","signatures":[]}' % payload.encode()
+        with pytest.raises(VerifierError, match="base64"):
+            dsse.payload_unverified(raw)

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -46,8 +46,7 @@ _ALGORITHM: Final = ec.ECDSA(SHA384())
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One measurement: its type (`DIGEST`, or what else a device says) and its value."""
 
     kind: int

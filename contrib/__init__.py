@@ -1,0 +1,1 @@
+"""Tools beside the product: run by hand, never imported by it."""

@@ -1,0 +1,1 @@
+"""NVIDIA's nv-attestation-sdk as an oracle, asked in an environment of its own."""
