@@ -1,7 +1,8 @@
 """The Litestar application: routes, limits and error handlers, over services built elsewhere.
 
-Guarantees: every route but challenge, health, releases, renewals and the docs demands a caller (a
-test walks the table); request bodies are capped; every error is a problem document.
+Guarantees: every route but challenge, health, releases, renewals, the result key and the docs
+demands a caller (a test walks the table); request bodies are capped; every error is a problem
+document.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Tag
 
 from broker.errors import BrokerError
-from broker.http import log, models, problems, releases, tenants
+from broker.http import log, models, problems, releases, results, tenants
 from broker.http.context import Req, authenticator, services
 from broker.http.docs_page import DocsPage, docs_router
 from broker.http.tenants import answer
@@ -32,6 +33,7 @@ WHO: Final = {
     "registry": "A runtime, by a token of its instance key while its lease lives, or a signer.",
     "vendor": "A signer of the tenant, by a token for the one request.",
     "auditor": "A signer of the tenant: what is taken home and checked without this broker.",
+    "relying party": "Whoever wants a result as a token; a signer or the lease's runtime asks.",
     "operator": "Anybody who can reach the broker.",
 }
 """Tags of routes, and who calls them."""
@@ -73,6 +75,7 @@ def make_app(open_services: OpenServices) -> Litestar:
             *tenants.ROUTES,
             *models.ROUTES,
             *log.ROUTES,
+            *results.ROUTES,
         ],
         lifespan=[lifespan],
         request_max_body_size=MAX_MESSAGE,

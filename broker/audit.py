@@ -12,25 +12,32 @@ from dataclasses import dataclass, field
 from typing import Final, final
 
 from broker.clock import Clock
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Code
 from broker.store.batch import Batcher
 from broker.store.database import Store
 from broker.store.rows import audit
 from broker.store.rows.audit import AuditRow
 from broker.tenants import caller as callers
 from broker.tenants.caller import Caller
+from verifier.explain import Explanation, explain_reasons
 
 MAX_REASONS: Final = 64
 MAX_TEXT: Final = 500
 """Most characters of a reason, actor or subject."""
 MAX_PAGE: Final = 1000
 _BATCH: Final = 256
-_NEWEST: Final = (1 << 63) - 1
+NEWEST: Final = (1 << 63) - 1
+"""Above every row's id."""
 
 
 def _bounded(text: str) -> str:
     """Return `text` short and printable: it may quote what a stranger sent."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_TEXT])
+
+
+def explanation(row: AuditRow) -> Explanation:
+    """Return what a denial means and what to do about it; `verifier.explain.text` writes it."""
+    return explain_reasons(f"{row.kind} refused: {row.code}", row.reasons)
 
 
 @final
@@ -86,7 +93,7 @@ class Audit:
         return [None] * len(rows)
 
     async def listed(
-        self, caller: Caller, tenant: str, *, before: int = _NEWEST, limit: int = 100
+        self, caller: Caller, tenant: str, *, before: int = NEWEST, limit: int = 100
     ) -> tuple[AuditRow, ...]:
         """Return a tenant's denials, newest first, with ids below `before`; at most 1000.
 
@@ -98,6 +105,19 @@ class Audit:
             return await audit.listed(
                 unit, found.g, before=before, limit=max(0, min(limit, MAX_PAGE))
             )
+
+    async def find(self, caller: Caller, tenant: str, entry: int) -> AuditRow:
+        """Return one of a tenant's denials.
+
+        Raises:
+            BrokerError: `forbidden`, `not_found`, `database_unavailable`.
+        """
+        async with self.store.read() as unit:
+            found = await callers.vendor(unit, caller, tenant)
+            row = await audit.by_id(unit, found.g, entry)
+        if row is None:
+            raise BrokerError(Code.NOT_FOUND, f"no refusal {entry} of {tenant}")
+        return row
 
     async def purge(self, *, older_than: int) -> int:
         """Remove denials from before `older_than` (unix seconds); return how many."""

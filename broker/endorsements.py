@@ -17,10 +17,12 @@ from broker.errors import BrokerError, Code, refuse_as
 from broker.settings import Settings
 from verifier.anchors import Anchors
 from verifier.cache import Cache
+from verifier.collateral import nvidia
 from verifier.collateral.amd import BURST, AmdService
 from verifier.collateral.azure import ThimCache, ThimGuest
 from verifier.collateral.folder import FolderSource
 from verifier.collateral.intel import IntelService
+from verifier.collateral.nvidia import NvidiaService
 from verifier.collateral.sources import Gathering, Services, Stored
 from verifier.collateral.store import Store
 from verifier.collateral.web import Budget, Web
@@ -43,7 +45,7 @@ async def open_endorsements(
     try:
         stored = Stored(
             Store(folder / STORE, anchors),
-            Services() if web is None else _services(web, settings),
+            Services() if web is None else _services(home, web, settings),
             anchors,
             now,
             update=settings.collateral_update,
@@ -58,7 +60,7 @@ async def open_endorsements(
             await web.aclose()
 
 
-def _services(web: Web, settings: Settings) -> Services:
+def _services(home: Path, web: Web, settings: Settings) -> Services:
     per_minute = settings.amd_kds_per_minute
     with refuse_as(Code.SETTINGS_INVALID, "a collateral service"):
         return Services(
@@ -67,6 +69,14 @@ def _services(web: Web, settings: Settings) -> Services:
             thim=(
                 *((ThimGuest(web, settings.azure_imds),) if settings.azure_imds else ()),
                 *((ThimCache(web, settings.azure_cache),) if settings.azure_cache else ()),
+            ),
+            nvidia=NvidiaService(
+                web,
+                settings.nvidia_rim,
+                settings.nvidia_ocsp,
+                settings.nvidia_crl,
+                key=_nvidia_key(home, settings),
+                budget=Budget(nvidia.BURST, settings.nvidia_per_minute),
             ),
         )
 
@@ -80,3 +90,16 @@ def _tls(home: Path, settings: Settings) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
         raise BrokerError(Code.SETTINGS_INVALID, f"{path}: {error}") from error
+
+
+def _nvidia_key(home: Path, settings: Settings) -> str:
+    """Return NVIDIA's service key, which stands in a file of its own."""
+    if not settings.nvidia_key:
+        return ""
+    path = home / settings.nvidia_key
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BrokerError(
+            Code.SETTINGS_INVALID, f"{path}: NVIDIA's service key cannot be read"
+        ) from error

@@ -37,6 +37,7 @@ class Code(StrEnum):
     STATE_MISMATCH = "state_mismatch"
     LEASE_LIMIT = "lease_limit"
     LEASE_ENDED = "lease_ended"
+    GPU_IN_USE = "gpu_in_use"
     LOG_UNAVAILABLE = "log_unavailable"
     LOG_ROLLED_BACK = "log_rolled_back"
     HSM_UNAVAILABLE = "hsm_unavailable"

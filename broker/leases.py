@@ -15,7 +15,7 @@ from broker.errors import BrokerError, Code
 from broker.log.draft import Appended, Prepared, TreeHead
 from broker.log.sequencer import Sequencer
 from broker.store.database import Store, Unit
-from broker.store.rows import leases
+from broker.store.rows import leases, trees
 from broker.store.rows.leases import LeaseRow
 from broker.tenants import caller as callers
 from broker.tenants.caller import Caller
@@ -109,6 +109,24 @@ class LeaseService:
             raise BrokerError(Code.LEASE_ENDED, f"no live lease {lease[:63]!r}")
         return row
 
+    async def standing(self, caller: Caller, tenant: str, lease: str) -> tuple[LeaseRow, int]:
+        """Return a lease and its tenant's state epoch, for whoever holds it or may end it.
+
+        The epoch moves with every key and policy: a runtime that sees it move renews, and so hears
+        of what was revoked. Says nothing that binds; a renewal's answer does.
+
+        Raises:
+            BrokerError: `forbidden`, `not_found`.
+        """
+        async with self.store.read() as unit:
+            found = await callers.member(unit, caller, tenant)
+            _require_holder(caller, lease)
+            row = await leases.by_id(unit, lease)
+            tree = await trees.tree(unit, found.g)
+        if row is None or row.g != found.g or tree is None:
+            raise BrokerError(Code.NOT_FOUND, f"no lease {lease[:63]!r}")
+        return row, tree.epoch
+
     async def end(self, caller: Caller, tenant: str, lease: str) -> Appended:
         """End a lease: revoked by a signer, or returned by the runtime that holds it.
 
@@ -117,7 +135,11 @@ class LeaseService:
         """
         async with self.store.read() as unit:
             found = await callers.member(unit, caller, tenant)
-        if not caller.is_vendor and caller.issuer != f"lease:{lease}":
-            raise BrokerError(Code.FORBIDDEN, f"{caller.issuer} does not hold lease {lease[:63]!r}")
+        _require_holder(caller, lease)
         cause: Cause = "revoked" if caller.is_vendor else "returned"
         return await self.sequencer.append(found.g, LeaseEndDraft(lease, cause, self.clock()))
+
+
+def _require_holder(caller: Caller, lease: str) -> None:
+    if not caller.is_vendor and caller.issuer != f"lease:{lease}":
+        raise BrokerError(Code.FORBIDDEN, f"{caller.issuer} does not hold lease {lease[:63]!r}")

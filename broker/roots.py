@@ -18,10 +18,16 @@ from verifier.anchors import PINNED, Anchors
 
 @final
 class SimulatedRoots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """SHA-256 (hex) of the simulator's roots, as `ostiary simulator init` writes them."""
+    """SHA-256 (hex) of the simulator's roots, as `ostiary simulator init` writes them.
+
+    Of the certificate (DER), but NVIDIA's: of the key (SPKI).
+    """
 
     intel: tuple[str, ...] = ()
     amd: dict[str, str] = {}
+    tpm: tuple[str, ...] = ()
+    nvidia_device: tuple[str, ...] = ()
+    nvidia_rim: tuple[str, ...] = ()
 
 
 def load(settings: Settings, home: Path) -> Anchors:
@@ -46,6 +52,9 @@ def read_roots(path: Path) -> Anchors:
         return PINNED.with_simulated(
             intel=[bytes.fromhex(text) for text in roots.intel],
             amd={product: bytes.fromhex(text) for product, text in roots.amd.items()},
+            tpm=[bytes.fromhex(text) for text in roots.tpm],
+            nvidia_device=[bytes.fromhex(text) for text in roots.nvidia_device],
+            nvidia_rim=[bytes.fromhex(text) for text in roots.nvidia_rim],
         )
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise BrokerError(Code.SETTINGS_INVALID, f"{path}: not a file of roots: {error}") from error

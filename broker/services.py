@@ -34,11 +34,13 @@ from broker.models.service import ModelService
 from broker.policies.service import PolicyService
 from broker.release.flow import ReleaseFlow
 from broker.release.keyring import Keyring
+from broker.results import ResultService
 from broker.settings import Settings
 from broker.store.database import Store, open_store
 from broker.store.objects import Objects
 from broker.tenants.service import TenantService
 from verifier.cache import Cache
+from verifier.collateral.gpu_store import StoredGpus
 
 WORKER_STOP_SECONDS: Final = 10
 
@@ -58,6 +60,7 @@ class Services:
     leases: LeaseService
     log: Reader
     audit: Audit
+    results: ResultService
     releases: ReleaseFlow
     clock: clock.Clock
 
@@ -101,14 +104,17 @@ async def open_services(
         audit = Audit(store, now)
         stack.push_async_callback(audit.aclose)
         await stack.enter_async_context(Maintenance(store, audit, objects, now).running())
-        cache = Cache()
-        endorsements = open_endorsements(home, settings, anchors, cache, now)
+        log, cache = Reader(store), Cache()
+        endorsements = await stack.enter_async_context(
+            open_endorsements(home, settings, anchors, cache, now)
+        )
         releases = ReleaseFlow(
             store=store,
             sequencer=sequencer,
             hsm=hsm,
             keyring=Keyring(hsm, time.monotonic),
-            collateral=await stack.enter_async_context(endorsements),
+            collateral=endorsements,
+            gpu_collateral=StoredGpus(endorsements.stored),
             objects=objects,
             audit=audit,
             anchors=anchors,
@@ -125,8 +131,9 @@ async def open_services(
             policies=PolicyService(store, sequencer, now),
             models=ModelService(store, objects, now),
             leases=LeaseService(store, sequencer, now),
-            log=Reader(store),
+            log=log,
             audit=audit,
+            results=ResultService(store, hsm, objects, log, now, info.result_key),
             releases=releases,
             clock=now,
         )

@@ -32,8 +32,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `collateral_fetch` lets the broker ask the vendors' services for endorsements that neither
     folder nor store has: `intel_pcs` (a PCS or PCCS), `intel_root_crl` (empty: Intel's own, or the
     PCCS's), `amd_kds` with at most `amd_kds_per_minute` requests, and for VCEKs before that
-    `azure_imds` and `azure_cache` if they are set. `collateral_update` is Intel's "standard" or
-    "early" set; `collateral_ca` a PEM file of authorities in the place of the public ones.
+    `azure_imds` and `azure_cache` if they are set; for GPUs `nvidia_rim`, `nvidia_ocsp` and
+    `nvidia_crl`, with the service key in the file `nvidia_key` if NVIDIA gave one, and at most
+    `nvidia_per_minute` requests. `collateral_update` is Intel's "standard" or "early" set;
+    `collateral_ca` a PEM file of authorities in the place of the public ones.
     """
 
     mode: Literal["demo", "production"] = "production"
@@ -50,6 +52,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     amd_kds_per_minute: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 6
     azure_imds: str = ""
     azure_cache: str = ""
+    nvidia_rim: str = "https://rim.attestation.nvidia.com"
+    nvidia_ocsp: str = "https://ocsp.ndis.nvidia.com"
+    nvidia_crl: str = "https://crl.ndis.nvidia.com"
+    nvidia_key: str = ""
+    nvidia_per_minute: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 120
     objects: str = "objects"
     hsm_socket: str = ""
     hsm_module: str = ""

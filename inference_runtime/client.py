@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, final
 
@@ -28,6 +29,9 @@ from verifier.wire.canonical import Hex
 JSON: Final = "application/json"
 _MAX_ANSWER: Final = 4 << 20
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+_SHORT: Final = httpx.Timeout(3.0)
+"""For what is asked beside serving, and may fail."""
+_SMALL: Final = 64 << 10
 _ANSWER_SECONDS: Final = 120.0
 """A whole answer takes no longer, however slowly its bytes come."""
 _RETRY_SECONDS: Final = 20.0
@@ -67,6 +71,30 @@ def is_address(url: str) -> bool:
         and host != ""
         and 0 < port <= _MAX_PORT
     )
+
+
+@final
+@dataclass(frozen=True, slots=True, repr=False)
+class Held:
+    """A lease in the hand of who holds its key."""
+
+    identity: Identity
+    broker: bytes
+    tenant: str
+    lease: str
+
+    @property
+    def path(self) -> str:
+        """Where the broker has it."""
+        return f"/v1/tenants/{self.tenant}/leases/{self.lease}"
+
+    def token(self, method: str) -> str:
+        """Return a bearer token for one request."""
+        return lease_token(self.identity, self.lease, self.broker, method, self.path)
+
+
+class _Standing(msgspec.Struct, frozen=True):
+    epoch: int
 
 
 @final
@@ -136,6 +164,31 @@ class BrokerClient:
         """
         return self._send("POST", "/v1/renewals", body)
 
+    def standing(self, held: Held) -> int:
+        """Return the tenant's state epoch as the broker tells it now to who holds this lease.
+
+        Unsigned: it only tells when to ask for a renewal, whose answer is signed.
+
+        Raises:
+            RuntimeFault: `broker_unavailable`, `broker_refused` (the lease is over, as it seems) or
+                `answer_invalid`.
+        """
+        headers = {"authorization": f"Bearer {held.token('GET')}"}
+        raw = self._send("GET", held.path, b"", headers=headers, limit=_SMALL, timeout=_SHORT)
+        try:
+            return msgspec.json.decode(raw, type=_Standing).epoch
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise RuntimeFault(Fault.ANSWER_INVALID, "how the lease stands: no JSON") from error
+
+    def give_back(self, held: Held) -> None:
+        """End the lease before its time; asked once, and not waited for long.
+
+        Raises:
+            RuntimeFault: `broker_unavailable` or `broker_refused`.
+        """
+        headers = {"authorization": f"Bearer {held.token('DELETE')}"}
+        self._send("DELETE", held.path, b"", headers=headers, limit=_SMALL, timeout=_SHORT)
+
     @_again
     def read(
         self,
@@ -177,12 +230,15 @@ class BrokerClient:
         *,
         headers: Mapping[str, str] | None = None,
         limit: int = _MAX_ANSWER,
+        timeout: httpx.Timeout = _TIMEOUT,
     ) -> bytes:
         sent = dict(headers or {})
         if body:
             sent["content-type"] = JSON
         try:
-            with self._http.stream(method, path, content=body, headers=sent) as answer:
+            with self._http.stream(
+                method, path, content=body, headers=sent, timeout=timeout
+            ) as answer:
                 raw = _bounded(answer, limit)
         except httpx.HTTPError as error:
             raise _unreachable(method, path, error) from error

@@ -68,6 +68,8 @@ class Fault(StrEnum):
     LEASE_ENDED = "lease_ended"
     """The lease ran out or was not renewed."""
     # Serving.
+    GPUS_UNATTESTED = "gpus_unattested"
+    """The engine would use more GPUs than there is evidence of."""
     ADDRESS_UNAVAILABLE = "address_unavailable"
     """The address to serve at cannot be bound."""
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 from inference_runtime.attester import ReportDevice
+from inference_runtime.attester.gpus import Gpus
 from inference_runtime.errors import Fault, RuntimeFault
 from inference_runtime.sealed.secret import KEY_SIZE, SecretKey
 from verifier import dsse
@@ -99,13 +100,16 @@ def _spki(key: rsa.RSAPublicKey | ed25519.Ed25519PublicKey) -> bytes:
     )
 
 
-def read_anchor(document: bytes, measured: bytes, *, simulated_allowed: bool) -> Anchor:
+def read_anchor(
+    document: bytes, measured: bytes, *, simulated_allowed: bool, extended: bool = False
+) -> Anchor:
     """Return the genesis in `document` if it is the one that this machine was launched for.
 
     Args:
         document: the tenant's signed genesis, as the broker sent it.
         measured: MRCONFIGID (48 bytes) or HOST_DATA (32 bytes), as the hardware reports it.
         simulated_allowed: true in the demo and in tests only.
+        extended: what was measured is PCR 8 (32 bytes), as in Azure.
 
     Raises:
         RuntimeFault: `anchor_mismatch` or `simulated_refused`.
@@ -117,12 +121,16 @@ def read_anchor(document: bytes, measured: bytes, *, simulated_allowed: bool) ->
     except VerifierError as error:
         raise RuntimeFault(Fault.ANCHOR_MISMATCH, f"the broker's genesis: {error}") from error
     digest = hashlib.sha256(payload).digest()
-    expected = binding.anchor(bytes(genesis.broker), digest)[: len(measured)]
+    if extended:
+        expected, where = binding.anchor_pcr(bytes(genesis.broker), digest), "PCR 8"
+    else:
+        whole = binding.anchor(bytes(genesis.broker), digest)
+        expected, where = whole[: len(measured)], "MRCONFIGID"
     if len(measured) not in (32, 48) or measured != expected:
         raise RuntimeFault(
             Fault.ANCHOR_MISMATCH,
             f"this machine was launched for {measured.hex()}, the broker speaks for "
-            f"{expected.hex()}: a launch for this tenant puts the latter into MRCONFIGID",
+            f"{expected.hex()}: a launch for this tenant puts the latter into {where}",
         )
     if genesis.simulated and not simulated_allowed:
         raise RuntimeFault(
@@ -134,7 +142,7 @@ def read_anchor(document: bytes, measured: bytes, *, simulated_allowed: bool) ->
 @final
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Evidence and what it was bound to."""
+    """Evidence and what it was bound to; `missing` is what the machine has no evidence of."""
 
     challenge: bytes
     keys: tuple[KeyRef, ...]
@@ -142,6 +150,7 @@ class Bound:
     claims: bytes
     report_data: bytes
     evidence: messages.Evidence
+    missing: tuple[str, ...] = ()
 
 
 def attest(
@@ -154,13 +163,30 @@ def attest(
     keys: Sequence[KeyRef],
     lease: str,
     claims: bytes,
+    gpus: Gpus | None = None,
 ) -> Bound:
     """Return evidence from the device, bound to this exchange.
+
+    The GPUs and switches come first: the machine's own evidence commits to what they said.
+
+    Args:
+        device: the machine's report device.
+        identity: the keys of this start.
+        anchor: whom the guest obeys.
+        challenge: as the broker sent it.
+        purpose: of the exchange.
+        keys: the key versions asked for.
+        lease: the one to prolong, or empty.
+        claims: the runtime's own, as they will be sent.
+        gpus: the machine's GPUs; None shows none of them.
 
     Raises:
         RuntimeFault: the device's own codes.
     """
     ordered = tuple(sorted(keys))
+    nonce = binding.gpu_nonce(challenge, identity.recipients)
+    shown = () if gpus is None else gpus.collect(nonce)
+    ak = device.ak
     report_data = binding.report_data(
         challenge=challenge,
         purpose=purpose,
@@ -170,15 +196,20 @@ def attest(
         keys=ordered,
         lease=lease,
         kind=device.kind,
-        gpus=(),
-        ak=b"",
+        gpus=shown,
+        ak=ak,
         claims=claims,
     )
     seen = device.report(report_data)
     evidence = messages.Evidence(
-        cpu=B64(seen.cpu), event_log=B64(seen.event_log), endorsements=B64(seen.aux)
+        cpu=B64(seen.cpu),
+        event_log=B64(seen.event_log),
+        endorsements=B64(seen.aux),
+        ak=B64(ak),
+        gpus=shown,
+        vtpm=seen.vtpm,
     )
-    return Bound(challenge, ordered, lease, claims, report_data, evidence)
+    return Bound(challenge, ordered, lease, claims, report_data, evidence, seen.missing)
 
 
 def release_request(bound: Bound, identity: Identity) -> bytes:
@@ -221,6 +252,8 @@ class Released:
     manifests: dict[KeyRef, bytes]
     lease: messages.Lease
     answer: messages.ReleaseAnswer
+    epoch: int = -1
+    """The tenant's state epoch that the release was decided in."""
 
 
 def open_release(envelope: bytes, bound: Bound, identity: Identity, anchor: Anchor) -> Released:
@@ -240,7 +273,7 @@ def open_release(envelope: bytes, bound: Bound, identity: Identity, anchor: Anch
     _same(hashlib.sha256(wrap_spki).digest(), bytes(entry.recipient), "recipient")
     deks = _unwrap_all(identity.wrap, answer.keys)
     manifests = {KeyRef(key.id, key.version): bytes(key.manifest) for key in answer.keys}
-    return Released(deks, manifests, answer.lease, answer)
+    return Released(deks, manifests, answer.lease, answer, entry.epoch)
 
 
 def open_renewal(
@@ -251,11 +284,22 @@ def open_renewal(
     Raises:
         RuntimeFault: `answer_invalid`, naming what differs.
     """
+    return open_renewed(envelope, bound, identity, anchor)[0]
+
+
+def open_renewed(
+    envelope: bytes, bound: Bound, identity: Identity, anchor: Anchor
+) -> tuple[messages.Lease, int]:
+    """Return the prolonged lease, and the tenant's state epoch that it was decided in.
+
+    Raises:
+        RuntimeFault: `answer_invalid`, naming what differs.
+    """
     answer = _open(envelope, anchor, messages.RenewalAnswer)
     entry = _check_common(answer, bound, identity, anchor, leaf.RenewalLeaf)
     _same(bound.lease, answer.lease.id, "lease")
     _same(bound.keys, entry.keys, "logged keys")
-    return answer.lease
+    return answer.lease, entry.epoch
 
 
 def _open(envelope: bytes, anchor: Anchor, kind: type[AnswerT]) -> AnswerT:

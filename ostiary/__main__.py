@@ -23,6 +23,7 @@ _NOUNS = {
     "policy": ("ostiary.cli.vendor", "write, check, sign and push release policies"),
     "collateral": ("ostiary.cli.collateral", "fetch, carry and look at vendors' endorsements"),
     "log": ("ostiary.cli.log", "take receipts home and check them offline"),
+    "result": ("ostiary.cli.result", "fetch results as tokens (EAR), and check them offline"),
     "simulator": ("ostiary.cli.simulator", "SIMULATED hardware for demo and tests; proves nothing"),
 }
 

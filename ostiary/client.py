@@ -236,6 +236,11 @@ class TenantClient:
         """Return a consistency proof between two sizes, one base64 hash a line."""
         return self._call("GET", f"/log/consistency?old={old}&new={new}")
 
+    def result(self, lease: str, audience: str, nonce: str, dialect: str) -> bytes:
+        """Return a token (EAR) about the newest evidence of a live lease; `nonce` is hex."""
+        asked = f"aud={quote(audience, safe='')}&nonce={quote(nonce, safe='')}&dialect={dialect}"
+        return self._call("GET", f"/leases/{quote(lease, safe='')}/result?{asked}")
+
     def state(self) -> dict[str, Any]:
         """Return keys, epoch and state digest as the broker sees them."""
         return _read(self._call("GET", "/state"), dict[str, Any])
@@ -251,6 +256,10 @@ class TenantClient:
     def audit(self, limit: int = 50) -> list[dict[str, Any]]:
         """Return the newest audit records, denials with all their reasons among them."""
         return _read(self._call("GET", f"/audit?limit={limit}"), list[dict[str, Any]])
+
+    def explanation(self, entry: int) -> str:
+        """Return what one of them means, and what to do about it."""
+        return _read(self._call("GET", f"/audit/{entry}"), _Refusal).explanation
 
     def _call(
         self,
@@ -309,6 +318,10 @@ class _ImportKey(msgspec.Struct, frozen=True):
 
 class _State(msgspec.Struct, frozen=True):
     epoch: int
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    explanation: str
 
 
 class _Problem(msgspec.Struct, frozen=True):

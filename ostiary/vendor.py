@@ -26,7 +26,7 @@ from inference_runtime.sealed.secret import SecretKey
 from ostiary.client import ClientError, Tenant, wrap_dek
 from verifier import dsse
 from verifier.errors import Reason, VerifierError
-from verifier.policy import MAX_POLICY, AppraisalPolicy, ReleasePolicy
+from verifier.policy import MAX_POLICY, AppraisalPolicy, GpuRules, ReleasePolicy
 from verifier.wire import canonical, messages
 from verifier.wire.canonical import B64, Hex
 from verifier.wire.documents import (
@@ -228,11 +228,33 @@ def lint(policy: PolicyFile) -> list[str]:
         found.append("tdx.out_of_date_grace admits machines with known vulnerabilities")
     if appraisal.snp.allow_masked_chip_id:
         found.append("snp.allow_masked_chip_id: one machine cannot be told from another")
-    if appraisal.gpu.count:
-        found.append("gpu.count: this version cannot appraise GPUs and refuses every release")
+    found += _lint_gpus(appraisal.gpu)
     if not policy.release.not_after:
         found.append("release.not_after is open: this policy never runs out by itself")
     return found
+
+
+def _lint_gpus(gpu: GpuRules) -> list[str]:
+    """Return what is open in the rules for GPUs, where any are wanted."""
+    if not gpu.count:
+        return []
+    open_rules = {
+        "gpu.min_driver is open: any driver that NVIDIA vouches for is admitted, however old": (
+            gpu.min_driver is None
+        ),
+        "gpu.require_revocation is off: a GPU or RIM that NVIDIA revoked is admitted": (
+            not gpu.require_revocation
+        ),
+        "gpu.require_fwid is off: the report need not say which firmware made it": (
+            not gpu.require_fwid
+        ),
+        "gpu.allow_hold_rim admits firmware that NVIDIA withdrew for a while": gpu.allow_hold_rim,
+        "gpu.expired_rims admits firmware that NVIDIA does not vouch for any more": (
+            bool(gpu.expired_rims)
+        ),
+        "gpu.ocsp_grace: a revocation may be unknown for longer": bool(gpu.ocsp_grace),
+    }
+    return [text for text, holds in open_rules.items() if holds]
 
 
 def sign_policy(

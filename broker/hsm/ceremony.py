@@ -1,4 +1,4 @@
-"""The ceremony: makes HOME/hsm with a token, its PINs, the broker's signing key and worker.db.
+"""The ceremony: makes HOME/hsm with a token, its PINs, the broker's signing keys and worker.db.
 
 Guarantees: never on top of an existing HOME/hsm, whole or damaged; all of it appears at once, by a
 rename, or not at all; the PINs are random, never in arguments or environment, and the SO PIN is
@@ -142,9 +142,12 @@ def _make(draft: HsmHome, home: HsmHome, module: str, *, simulated: bool) -> Tok
         run(session)
         key_id = keys.broker_id(simulated=simulated)
         keys.make_signing_pair(session, keys.Wanted(key_id, "ostiary broker"))
+        result_id = keys.result_id(simulated=simulated)
+        keys.make_result_pair(session, keys.Wanted(result_id, "ostiary results"))
         run(session)
         public = keys.find_one(session, keys.PUBLIC, key_id)
         broker = keys.spki_digest(keys.ed25519_spki(keys.ed25519_raw(public)))
+        result = keys.spki_digest(keys.p256_spki(keys.find_one(session, keys.PUBLIC, result_id)))
     finally:
         loaded.finalize()
         wipe(so_pin)
@@ -152,7 +155,12 @@ def _make(draft: HsmHome, home: HsmHome, module: str, *, simulated: bool) -> Tok
     identity = secrets.token_bytes(16)
     WorkerState.create(draft.database, identity)
     marker = Marker(
-        v=1, label=label, simulated=simulated, broker=Hex(broker), database=Hex(identity)
+        v=1,
+        label=label,
+        simulated=simulated,
+        broker=Hex(broker),
+        database=Hex(identity),
+        result=Hex(result),
     )
     write_durably(draft.conf, render_conf(home.tokens).encode())
     keep_copies(draft)

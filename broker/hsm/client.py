@@ -152,6 +152,15 @@ class HsmClient:
         """
         return (await self._call(protocol.SignAnswer(payload), protocol.Signed)).envelope
 
+    async def sign_result(self, call: protocol.SignResult) -> bytes:
+        """Return the signed token (EAR) about a logged result.
+
+        Raises:
+            HsmError: `malformed`, `refused`, `not_found`; `unsupported` where the home has no key
+                for it.
+        """
+        return (await self._call(call, protocol.ResultSigned)).token
+
     async def challenge_keys(self) -> protocol.ChallengeKeys:
         """Return the keys that authenticate challenges, newest first, and when they rotate."""
         return await self._call(protocol.GetChallengeKeys(), protocol.ChallengeKeys)

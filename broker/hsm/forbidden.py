@@ -7,6 +7,7 @@ nothing of which keys there are; `selftest.py` does.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,8 +16,10 @@ from typing import Any, Final, Literal, final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import MGF, Attribute, KeyType, Mechanism, ObjectClass
 from pkcs11 import _pkcs11 as native
 from pkcs11.exceptions import PKCS11Error
@@ -161,6 +164,37 @@ def check_signer(
     signature = checks.works("signs", lambda: private.sign(_TEXT, mechanism=Mechanism.EDDSA))
     try:
         Ed25519PublicKey.from_public_bytes(raw).verify(signature, _TEXT)
+    except InvalidSignature as error:
+        raise HsmError(HsmReason.SELF_TEST, f"{name}: its two halves do not match") from error
+    checks.forbidden(
+        "wrap it out", lambda: thief.wrap_key(private, mechanism=Mechanism.AES_KEY_WRAP)
+    )
+    checks.forbidden("read CKA_VALUE", lambda: private[Attribute.VALUE])
+    return checks.lines()
+
+
+def check_result_key(
+    session: Session,
+    private: Any,  # noqa: ANN401 - a private key; its methods depend on its attributes
+    thief: Any,  # noqa: ANN401 - a secret key
+    key_id: bytes,
+    name: str,
+) -> list[str]:
+    """Try the forbidden on the key that signs results, and that its two halves belong together.
+
+    Raises:
+        HsmError: `self_test`.
+    """
+    checks = _Checks(name)
+    spki = keys.p256_spki(keys.find_one(session, ObjectClass.PUBLIC_KEY, key_id))
+    public = serialization.load_der_public_key(spki)
+    if not isinstance(public, EllipticCurvePublicKey):
+        raise HsmError(HsmReason.SELF_TEST, f"{name} is not P-256")
+    digest = hashlib.sha256(_TEXT).digest()
+    raw = checks.works("signs", lambda: private.sign(digest, mechanism=Mechanism.ECDSA))
+    signature = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
+    try:
+        public.verify(signature, _TEXT, ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
         raise HsmError(HsmReason.SELF_TEST, f"{name}: its two halves do not match") from error
     checks.forbidden(

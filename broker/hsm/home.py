@@ -32,10 +32,12 @@ _MAX_MARKER: Final = 4096
 
 
 @final
-class Marker(Struct, frozen=True):
+class Marker(Struct, frozen=True, omit_defaults=True):
     """What the ceremony fixed for ever: HOME/hsm/marker, canonical JSON.
 
     `database` ties worker.db to this token, so that one of another home is not taken for it.
+    `result` is the SHA-256 of the SPKI that signs results; a ceremony of before there was such a
+    key left it out, and that home signs none: a key is made at a ceremony or not at all.
     """
 
     v: Literal[1]
@@ -43,6 +45,7 @@ class Marker(Struct, frozen=True):
     simulated: bool
     broker: Hex
     database: Hex
+    result: Hex | None = None
 
     def __post_init__(self) -> None:
         require_id(self.label, "token label")

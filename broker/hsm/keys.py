@@ -9,6 +9,7 @@ CKA_ID, kind by kind:
     import pair  "imp" || genesis digest || 16 random bytes
     log key      "log" || tree id
     broker key   "brk" || u8 simulated
+    result key   "ear" || u8 simulated
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
@@ -31,6 +33,7 @@ KEK: Final = b"kek"
 IMPORT: Final = b"imp"
 LOG: Final = b"log"
 BROKER: Final = b"brk"
+RESULT: Final = b"ear"
 PUBLIC: Final = ObjectClass.PUBLIC_KEY
 
 KEK_BITS: Final = 256
@@ -39,6 +42,8 @@ F4: Final = 65537
 
 _EDWARDS25519: Final = b"\x13\x0cedwards25519"  # PrintableString, as PKCS#11 3.0 §2.3.5 allows
 _POINT: Final = b"\x04\x20"  # DER OCTET STRING of 32 bytes
+_P256: Final = bytes.fromhex("06082a8648ce3d030107")  # OBJECT IDENTIFIER prime256v1
+_P256_POINT: Final = b"\x04\x41"  # DER OCTET STRING of an uncompressed point
 
 UNWRAP_TEMPLATE: Final = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: True}
 """What the token forces on every key that a KEK or import key unwraps. Without it, whoever has the
@@ -63,7 +68,7 @@ MUST: Final[Mapping[bytes, Mapping[Attribute, Any]]] = {
         Attribute.LOCAL: True,
         Attribute.DECRYPT: False,
         Attribute.DERIVE: False,
-        Attribute.SIGN: kind in {LOG, BROKER},
+        Attribute.SIGN: kind in {LOG, BROKER, RESULT},
         Attribute.UNWRAP: kind in {KEK, IMPORT},
         **extra,
     }
@@ -93,6 +98,14 @@ MUST: Final[Mapping[bytes, Mapping[Attribute, Any]]] = {
             BROKER,
             {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.KEY_TYPE: KeyType.EC_EDWARDS},
         ),
+        (
+            RESULT,
+            {
+                Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+                Attribute.KEY_TYPE: KeyType.EC,
+                Attribute.ALLOWED_MECHANISMS: (int(Mechanism.ECDSA),),
+            },
+        ),
     )
 }
 """What the token must say of the secret half of each kind; read from it at every start."""
@@ -116,6 +129,11 @@ def log_id(tree: bytes) -> bytes:
 def broker_id(*, simulated: bool) -> bytes:
     """Return the CKA_ID of the broker's signing key."""
     return BROKER + u8(simulated)
+
+
+def result_id(*, simulated: bool) -> bytes:
+    """Return the CKA_ID of the key that signs attestation results."""
+    return RESULT + u8(simulated)
 
 
 @final
@@ -197,6 +215,20 @@ def make_signing_pair(session: Session, wanted: Wanted) -> PrivateKey:
     return private
 
 
+def make_result_pair(session: Session, wanted: Wanted) -> PrivateKey:
+    """Make a P-256 pair that signs by ECDSA and nothing else; return its private half."""
+    domain = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: _P256}, local=True)
+    _, private = domain.generate_keypair(
+        id=wanted.id,
+        label=wanted.label,
+        store=wanted.store,
+        capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+        public_template={Attribute.PRIVATE: False},
+        private_template={**_SEALED, Attribute.ALLOWED_MECHANISMS: (Mechanism.ECDSA,)},
+    )
+    return private
+
+
 def find(session: Session, kind: ObjectClass, key_id: bytes) -> list[Any]:
     """List the objects of one class and CKA_ID. The search is always read to its end."""
     return list(session.get_objects({Attribute.CLASS: kind, Attribute.ID: key_id}))
@@ -251,6 +283,24 @@ def ed25519_raw(public: Key) -> bytes:
     if len(raw) != 32:  # noqa: PLR2004 - RFC 8032 §5.1.5
         raise HsmError(HsmReason.TOKEN_MISSING, "a signing key is not Ed25519")
     return raw
+
+
+def p256_spki(public: Key) -> bytes:
+    """Return the SPKI (DER) of a P-256 public key object.
+
+    Raises:
+        HsmError: `token_missing` if it is something else.
+    """
+    point: bytes = public[Attribute.EC_POINT]
+    try:
+        key = EllipticCurvePublicKey.from_encoded_point(
+            SECP256R1(), point.removeprefix(_P256_POINT)
+        )
+    except ValueError as error:
+        raise HsmError(HsmReason.TOKEN_MISSING, "the result key is not P-256") from error
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def ed25519_spki(raw: bytes) -> bytes:

@@ -117,6 +117,24 @@ class SignAnswer(Call, frozen=True, tag="sign-answer"):
 
 
 @final
+class SignResult(Call, frozen=True, tag="sign-result"):
+    """Asks for a token (EAR) about the result that a release or renewal leaf names.
+
+    The worker writes the token. `result` is the stored result; `audience` and `nonce` are the
+    relying party's; `now` (unix seconds) is when it is issued.
+    """
+
+    g: bytes
+    leaf: bytes
+    receipt: bytes
+    result: bytes
+    dialect: Literal["legacy", "ietf"]
+    audience: str
+    nonce: bytes
+    now: int
+
+
+@final
 class GetChallengeKeys(Call, frozen=True, tag="challenge-keys"):
     """Asks for the keys that authenticate challenges."""
 
@@ -132,6 +150,7 @@ AnyCall: TypeAlias = (
     | GetHead
     | Release
     | SignAnswer
+    | SignResult
     | GetChallengeKeys
 )
 
@@ -146,8 +165,9 @@ class Info(Result, frozen=True, tag="info"):
 
     `mode` is "same-user" where broker and worker share a user, so that the one can take the
     other's memory and PIN, else "separate-user". `oaep` is the one OAEP hash that this token has
-    for import and release. `broker_key` is the SPKI (DER) whose SHA-256 is the broker id. `checks`
-    are the lines of the start-up self-test.
+    for import and release. `broker_key` is the SPKI (DER) whose SHA-256 is the broker id;
+    `result_key` that of the key that signs results (P-256), empty where the ceremony made none.
+    `checks` are the lines of the start-up self-test.
     """
 
     mode: Literal["same-user", "separate-user"]
@@ -156,6 +176,7 @@ class Info(Result, frozen=True, tag="info"):
     oaep: Literal["sha1", "sha256"]
     mechanisms: tuple[str, ...]
     broker_key: bytes
+    result_key: bytes
     checks: tuple[str, ...]
 
 
@@ -222,6 +243,13 @@ class Signed(Result, frozen=True, tag="signed"):
 
 
 @final
+class ResultSigned(Result, frozen=True, tag="result-signed"):
+    """A signed token about a result: compact JWS."""
+
+    token: bytes
+
+
+@final
 class ChallengeKeys(Result, frozen=True, tag="challenge-keys"):
     """Pairs of key id and 32-byte key, newest first; new challenges use the first.
 
@@ -260,6 +288,7 @@ AnyResult: TypeAlias = (
     | Head
     | Released
     | Signed
+    | ResultSigned
     | ChallengeKeys
     | Failure
 )

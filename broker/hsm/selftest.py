@@ -24,6 +24,7 @@ from broker.hsm.forbidden import (
     check_attributes,
     check_import,
     check_kek,
+    check_result_key,
     check_signer,
     unwrap_oaep,
 )
@@ -36,6 +37,8 @@ NEEDED: Final = (
     Mechanism.RSA_PKCS_OAEP,
     Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
     Mechanism.EDDSA,
+    Mechanism.EC_KEY_PAIR_GEN,
+    Mechanism.ECDSA,
 )
 
 THROWAWAY_BITS: Final = 2048
@@ -165,6 +168,8 @@ def _every_real_key(bench: _Bench, oaep: Oaep) -> list[str]:
                     found = check_kek(key, bench.dek, bench.thief, name)
                 case keys.IMPORT:
                     found = check_import(key, bench.thief, oaep, name)
+                case keys.RESULT:
+                    found = check_result_key(bench.session, key, bench.thief, key_id, name)
                 case _:
                     found = check_signer(bench.session, key, bench.thief, key_id, name)
             lines += [said, *found]

@@ -135,6 +135,8 @@ class Server:
                 return service.head(call)
             case protocol.SignAnswer():
                 return service.sign_answer(call)
+            case protocol.SignResult():
+                return service.sign_result(call)
             case protocol.GetChallengeKeys():
                 return service.challenge_keys()
             case protocol.Release() | protocol.CreateImportKey():

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pkcs11 import ObjectClass
 
-from broker.hsm import answer, extension, keys, permit, protocol
+from broker.hsm import answer, extension, keys, permit, protocol, result
 from broker.hsm.errors import HsmError, HsmReason
 from broker.hsm.forbidden import Oaep
 from broker.hsm.home import Marker
@@ -26,6 +26,8 @@ from broker.hsm.state import HeadRow, TenantRow, WorkerState
 from broker.hsm.tenant import Tenant, read_genesis, refused
 from broker.hsm.token import Token
 from verifier import dsse
+from verifier.ear import keys as ear_keys
+from verifier.ear import token as ear_token
 from verifier.errors import VerifierError
 from verifier.tlog import note
 from verifier.tlog.checkpoint import Checkpoint
@@ -77,6 +79,14 @@ class Service:
             raise HsmError(
                 HsmReason.TOKEN_MISSING, "the token's broker key is not the one of the ceremony"
             )
+        self._result_key_id = keys.result_id(simulated=marker.simulated)
+        result_spki = b""
+        if marker.result is not None:
+            result_spki = token.public_p256(self._result_key_id)
+            if keys.spki_digest(result_spki) != marker.result:
+                raise HsmError(
+                    HsmReason.TOKEN_MISSING, "the token's result key is not the one of the ceremony"
+                )
         for cka_id in state.unfinished_imports():  # a crash cut their making short
             token.destroy(cka_id)
             state.forget_import(cka_id)
@@ -89,6 +99,7 @@ class Service:
             oaep=token.passed.oaep,
             mechanisms=token.passed.mechanisms,
             broker_key=self._broker_spki,
+            result_key=result_spki,
             checks=(*hardening, *token.passed.checks),
         )
 
@@ -257,6 +268,23 @@ class Service:
         signature = self._token.sign(self._broker_key_id, message)
         signed = [(self._broker_spki, signature)]
         return protocol.Signed(dsse.seal(ANSWER_TYPE, call.payload, signed))
+
+    def sign_result(self, call: protocol.SignResult) -> protocol.ResultSigned:
+        """Write and sign a token about the result that a leaf names."""
+        if not self._info.result_key:
+            raise HsmError(
+                HsmReason.UNSUPPORTED,
+                "this home's ceremony was held before there was a key for results; none is made "
+                "later, so this broker signs none",
+            )
+        ear = result.write(self._tenant(call.g), self._broker, call)
+        try:
+            kid = ear_keys.key_id(ear_keys.from_spki(self._info.result_key))
+            part = ear_token.signed_part(ear, kid)
+        except VerifierError as error:
+            raise refused(error) from error
+        signature = self._token.sign_es256(self._result_key_id, part)
+        return protocol.ResultSigned(ear_token.assemble(part, signature))
 
     def challenge_keys(self) -> protocol.ChallengeKeys:
         """Return the challenge keys, after rotating them if it is time.

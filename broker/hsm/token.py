@@ -11,6 +11,7 @@ session of its own, and never overlaps a reopening.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, final
@@ -104,6 +105,30 @@ class Token:
             )
         )
         return signature
+
+    def sign_es256(self, key_id: bytes, message: bytes) -> bytes:
+        """Return the ECDSA signature (r and s, 32 bytes each) over the SHA-256 of `message`.
+
+        The digest is made here: not every token has ECDSA with the hash built in.
+
+        Raises:
+            HsmError: `token_missing`, `unavailable`.
+        """
+        digest = hashlib.sha256(message).digest()
+        signature: bytes = self._guarded(
+            lambda: self._key(ObjectClass.PRIVATE_KEY, key_id).sign(
+                digest, mechanism=Mechanism.ECDSA
+            )
+        )
+        return signature
+
+    def public_p256(self, key_id: bytes) -> bytes:
+        """Return the SPKI (DER) of the P-256 pair `key_id`.
+
+        Raises:
+            HsmError: `token_missing`, `unavailable`.
+        """
+        return self._guarded(lambda: keys.p256_spki(self._key(ObjectClass.PUBLIC_KEY, key_id)))
 
     def public(self, key_id: bytes) -> bytes:
         """Return the raw public half of the Ed25519 pair `key_id`.

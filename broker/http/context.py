@@ -21,6 +21,8 @@ Name: TypeAlias = FromPath[str]
 """A name in a path."""
 Version: TypeAlias = Annotated[int, PathParameter(ge=1, lt=1 << 32)]
 """A version in a path, in the bounds of `verifier.wire.messages.KeyRef`."""
+Entry: TypeAlias = Annotated[int, PathParameter(ge=1, lt=MAX_COUNT)]
+"""The number of a row in a path."""
 Count: TypeAlias = Annotated[int, QueryParameter(ge=0, lt=MAX_COUNT)]
 """A number in a query."""
 Flag: TypeAlias = FromQuery[bool]

@@ -46,6 +46,7 @@ TABLE: Final[dict[Code, tuple[HTTPStatus, str]]] = {
     ),
     Code.LEASE_LIMIT: (HTTPStatus.FORBIDDEN, "The policy's number of leases is in use."),
     Code.LEASE_ENDED: (HTTPStatus.FORBIDDEN, "The lease has ended."),
+    Code.GPU_IN_USE: (HTTPStatus.FORBIDDEN, "A GPU of this machine is in a lease elsewhere."),
     Code.LOG_UNAVAILABLE: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The log cannot be written, so nothing is released.",

@@ -7,10 +7,13 @@ from typing import Any, Final
 import msgspec
 from litestar import Response, delete, get, post, put
 
+from broker.audit import explanation
 from broker.http import body
 from broker.http.auth import check_body
 from broker.http.bodies import WIRE, takes
-from broker.http.context import Count, Flag, Name, Req, caller, services
+from broker.http.context import Count, Entry, Flag, Name, Req, caller, services
+from broker.store.rows.audit import AuditRow
+from verifier.explain import text
 from verifier.wire import canonical
 from verifier.wire.messages import KeyImport
 
@@ -138,6 +141,7 @@ async def leases(request: Req, tenant: Name, live: Flag = False) -> Response[byt
                 "keys": [f"{ref.id}/{ref.version}" for ref in row.keys],
                 "kind": row.kind,
                 "platform": row.platform.hex(),
+                "devices": [device.hex() for device in row.devices],
                 "created": row.created,
                 "not_after": row.not_after,
                 "state": row.state,
@@ -147,6 +151,15 @@ async def leases(request: Req, tenant: Name, live: Flag = False) -> Response[byt
             for row in rows
         ]
     )
+
+
+@get(f"{ROOT}/leases/{{lease:str}}", operation_id="lease", tags=["runtime"])
+async def lease_standing(request: Req, tenant: Name, lease: Name) -> Response[bytes]:
+    """Return how a lease stands, and the tenant's state epoch: when it moves, renew."""
+    who = await caller(request)
+    row, epoch = await services(request).leases.standing(who, tenant, lease)
+    told = {"id": row.id, "state": row.state, "not_after": row.not_after, "epoch": epoch}
+    return answer(told)
 
 
 @delete(f"{ROOT}/leases/{{lease:str}}", status_code=200, operation_id="end_lease", tags=["vendor"])
@@ -162,20 +175,44 @@ async def audit(request: Req, tenant: Name, limit: Count = 100) -> Response[byte
     """List refusals with all their reasons, newest first."""
     who = await caller(request)
     rows = await services(request).audit.listed(who, tenant, limit=limit)
-    return answer(
-        [
-            {
-                "id": row.id,
-                "time": row.time,
-                "kind": row.kind,
-                "code": row.code,
-                "actor": row.actor,
-                "subject": row.subject,
-                "reasons": list(row.reasons),
-            }
-            for row in rows
-        ]
-    )
+    return answer([_refusal(row) for row in rows])
+
+
+@get(f"{ROOT}/audit/{{entry:int}}", operation_id="explain", tags=["vendor"])
+async def explain(request: Req, tenant: Name, entry: Entry) -> Response[bytes]:
+    """Return a refusal with what it means and what to do about it, as `ostiary explain` says it."""
+    who = await caller(request)
+    row = await services(request).audit.find(who, tenant, entry)
+    told = explanation(row)
+    problems = [
+        {
+            "reason": problem.reason.value,
+            "advice": problem.advice,
+            "misses": [
+                {
+                    "name": miss.name,
+                    "expected": miss.expected,
+                    "seen": miss.seen,
+                    "differs_at": miss.differs_at,
+                }
+                for miss in problem.misses
+            ],
+        }
+        for problem in told.problems
+    ]
+    return answer(_refusal(row) | {"problems": problems, "explanation": text(told)})
+
+
+def _refusal(row: AuditRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "time": row.time,
+        "kind": row.kind,
+        "code": row.code,
+        "actor": row.actor,
+        "subject": row.subject,
+        "reasons": list(row.reasons),
+    }
 
 
 ROUTES: Final = (
@@ -187,6 +224,8 @@ ROUTES: Final = (
     push_policy,
     state,
     leases,
+    lease_standing,
     end_lease,
     audit,
+    explain,
 )

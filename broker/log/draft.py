@@ -26,10 +26,12 @@ class Prepared:
     """A draft's yes. `state_map` is the map after the leaf, and None unless the leaf changes it.
 
     Every leaf of `verifier.wire.leaf.CHANGES` brings its map, also where the map stays the same.
+    `before` are leaves, none of them such a one, that come right before it, or none of all.
     """
 
     leaf: AnyLeaf
     state_map: StateMap | None = None
+    before: tuple[AnyLeaf, ...] = ()
 
 
 @final
@@ -80,8 +82,21 @@ class TreeHead:
         """Return `now`, or the last leaf's time if that is later: times never go down."""
         return max(now, self.time)
 
+    def follow_all(self, prepared: Prepared) -> tuple[TreeHead, tuple[Entry, ...]]:
+        """Return the head after a draft's leaves, and the leaves; the draft's own is the last.
+
+        Raises:
+            BrokerError: as `follow`.
+        """
+        head, entries = self, []
+        for leaf in prepared.before:
+            head, entry = head.follow(Prepared(leaf))
+            entries.append(entry)
+        head, entry = head.follow(prepared)
+        return head, (*entries, entry)
+
     def follow(self, prepared: Prepared) -> tuple[TreeHead, Entry]:
-        """Return the head after a leaf, and the leaf as it will be stored.
+        """Return the head after a draft's own leaf, and the leaf as it will be stored.
 
         Raises:
             BrokerError: `too_large`, or `internal` for a leaf that must not follow: a mistake of

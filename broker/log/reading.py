@@ -15,6 +15,7 @@ from broker.store.rows import trees
 from broker.store.rows.trees import TreeRow
 from broker.tenants import caller as callers
 from broker.tenants.caller import Caller
+from broker.tenants.record import Tenant
 from verifier.tlog import prove
 from verifier.tlog.checkpoint import open_checkpoint
 from verifier.tlog.merkle import leaf_hash, verify_inclusion
@@ -62,19 +63,28 @@ class Reader:
             BrokerError: `forbidden`, `not_found`, `log_rolled_back` if the stored tree is damaged.
         """
         async with self.store.read() as unit:
-            row = await self._tree(unit, caller, tenant)
-            if not 0 <= index < row.signed_size:
-                raise BrokerError(Code.NOT_FOUND, f"no leaf {index} under the newest checkpoint")
             found = await callers.vendor(unit, caller, tenant)
-            with refuse_as(Code.LOG_ROLLED_BACK, f"no proof for leaf {index}"):
-                head = open_checkpoint(row.checkpoint, found.origin, found.vkey)
-                raw = await trees.leaves(unit, row.g, index, index + 1)
-                if len(raw) != 1:
-                    raise BrokerError(Code.LOG_ROLLED_BACK, f"leaf {index} is missing")
-                nodes = await trees.nodes(unit, row.g, prove.inclusion_nodes(index, head.size))
-                proof = prove.inclusion_proof(index, head.size, prove.Fetched(nodes))
-                verify_inclusion(index, head.size, leaf_hash(raw[0]), proof, head.root)
-                return Receipt(index, proof, row.checkpoint).encode()
+            _, receipt = await self.logged(unit, found, index)
+            return receipt
+
+    async def logged(self, unit: Unit, tenant: Tenant, index: int) -> tuple[bytes, bytes]:
+        """Return a leaf and its receipt, for services that have checked their caller.
+
+        Raises:
+            BrokerError: `not_found`, `log_rolled_back` if the stored tree is damaged.
+        """
+        row = await _signed(unit, tenant)
+        if not 0 <= index < row.signed_size:
+            raise BrokerError(Code.NOT_FOUND, f"no leaf {index} under the newest checkpoint")
+        with refuse_as(Code.LOG_ROLLED_BACK, f"no proof for leaf {index}"):
+            head = open_checkpoint(row.checkpoint, tenant.origin, tenant.vkey)
+            raw = await trees.leaves(unit, row.g, index, index + 1)
+            if len(raw) != 1:
+                raise BrokerError(Code.LOG_ROLLED_BACK, f"leaf {index} is missing")
+            nodes = await trees.nodes(unit, row.g, prove.inclusion_nodes(index, head.size))
+            proof = prove.inclusion_proof(index, head.size, prove.Fetched(nodes))
+            verify_inclusion(index, head.size, leaf_hash(raw[0]), proof, head.root)
+            return raw[0], Receipt(index, proof, row.checkpoint).encode()
 
     async def consistency(
         self, caller: Caller, tenant: str, *, old: int, new: int
@@ -96,8 +106,11 @@ class Reader:
                 return prove.consistency_proof(old, new, prove.Fetched(nodes))
 
     async def _tree(self, unit: Unit, caller: Caller, tenant: str) -> TreeRow:
-        found = await callers.vendor(unit, caller, tenant)
-        row = await trees.tree(unit, found.g)
-        if row is None or row.signed_size == 0:
-            raise BrokerError(Code.NOT_FOUND, f"the log of {found.name} has no checkpoint yet")
-        return row
+        return await _signed(unit, await callers.vendor(unit, caller, tenant))
+
+
+async def _signed(unit: Unit, tenant: Tenant) -> TreeRow:
+    row = await trees.tree(unit, tenant.g)
+    if row is None or row.signed_size == 0:
+        raise BrokerError(Code.NOT_FOUND, f"the log of {tenant.name} has no checkpoint yet")
+    return row

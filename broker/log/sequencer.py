@@ -28,7 +28,7 @@ from tenacity import (
     RetryError,
     retry_if_exception_type,
     stop_after_attempt,
-    wait_random,
+    wait_random_exponential,
 )
 
 from broker.errors import BrokerError, Code, refuse_as
@@ -50,7 +50,7 @@ from verifier.wire.leaf import StateMap
 BATCH: Final = 256
 """Most leaves in one transaction; the worker takes 512 in one call."""
 
-_SWAPS: Final = 10
+_SWAPS: Final = 24
 """How often a batch tries again because another broker's leaf came between."""
 
 Outcome: TypeAlias = Appended | BrokerError
@@ -86,10 +86,11 @@ class _Lane:
 @final
 @dataclass(slots=True)
 class _Batch:
-    """What one transaction did: refusals, and entries in the order of the tree."""
+    """What one transaction did: refusals, each draft's own entry, and all in the tree's order."""
 
     refused: dict[int, BrokerError] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
+    written: list[Entry] = field(default_factory=list)
     state_map: StateMap | None = None
 
 
@@ -171,7 +172,8 @@ class Sequencer:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_HeadMoved),
             stop=stop_after_attempt(_SWAPS),
-            wait=wait_random(0, 0.02),
+            # Growing, so that a slow broker among quick ones gets its turn on a busy machine.
+            wait=wait_random_exponential(multiplier=0.01, max=0.25),
         )
         try:
             async for attempt in retrying:
@@ -213,17 +215,19 @@ class Sequencer:
             for at, draft in enumerate(drafts):
                 if at in blamed:
                     continue
-                written = unit.writes
+                writes = unit.writes
                 try:
                     prepared = await draft.prepare(unit, after)
-                    after, done.entries[at] = after.follow(prepared)
+                    after, written = after.follow_all(prepared)
                 except BrokerError as error:
-                    if unit.writes != written or error.code is Code.DATABASE_UNAVAILABLE:
+                    if unit.writes != writes or error.code is Code.DATABASE_UNAVAILABLE:
                         # It wrote before it refused, or broke the transaction: undo all, and do
                         # without it. Cheaper than a savepoint around each draft that behaves.
                         raise _Blamed(at, error) from error
                     done.refused[at] = error
                 else:
+                    done.entries[at] = written[-1]
+                    done.written += written
                     done.state_map = prepared.state_map or done.state_map
             await _swap(unit, head, after, done)
         return done, after
@@ -236,7 +240,7 @@ class Sequencer:
         tenant = lane.tenant
         if tenant is None:
             raise BrokerError(Code.INTERNAL, "signing before looking")
-        entries = list(done.entries.values())
+        entries = done.written
         note = await signing.extend(
             self._signer, head.g, before.size, [entry.raw for entry in entries]
         )
@@ -283,7 +287,7 @@ def receipt_of(entry: Entry, signed: signing.Signed, reader: prove.HashReader) -
 
 async def _swap(unit: Unit, old: TreeHead, new: TreeHead, done: _Batch) -> None:
     """Move the head, and add the leaves, only if it is still where the drafts saw it."""
-    entries = list(done.entries.values())
+    entries = done.written
     if not entries:
         # Refusals too count only if the head that they saw is still the head.
         row = await trees.tree(unit, old.g)

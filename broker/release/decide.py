@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import final
 
 from broker.errors import BrokerError, Code
+from broker.release import gpus
+from broker.release.gpus import Attested
 from verifier.policy import ReleasePolicy
 from verifier.result import AttestationResult, Verdict
 from verifier.wire import canonical
@@ -24,7 +26,10 @@ from verifier.wire.messages import KeyRef
 @final
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A yes: which keys, under which policy, until when, decided at which state epoch."""
+    """A yes: which keys, under which policy, until when, decided at which state epoch.
+
+    `devices` are the GPUs and switches that were attested.
+    """
 
     keys: tuple[ReleasedKey, ...]
     policy: ReleasePolicy
@@ -32,6 +37,7 @@ class Decision:
     epoch: int
     not_after: int
     renew_after: int
+    devices: Attested
 
 
 def select_keys(state: StateMap, wanted: tuple[KeyRef, ...]) -> tuple[KeyEntry, ...]:
@@ -88,6 +94,7 @@ def decide(
     policy: ReleasePolicy,
     genesis: Genesis,
     result: AttestationResult,
+    claims: bytes,
     now: int,
 ) -> Decision:
     """Return the terms of the release, or refuse with every reason.
@@ -99,6 +106,7 @@ def decide(
         policy: what `read_policy` returned.
         genesis: the tenant's genesis.
         result: the attestation result of room 4.
+        claims: the runtime's own, as sent and bound.
         now: unix seconds, as read in room 3.
 
     Raises:
@@ -119,8 +127,11 @@ def decide(
         for entry in entries
         if entry.manifest not in policy.manifests
     ]
-    if policy.appraisal.gpu.count:
-        reasons.append("the policy needs GPU evidence; this version cannot appraise it")
+    devices = gpus.attested(result)
+    if devices.gpus != policy.appraisal.gpu.count:
+        # The appraisal refuses it already; a key is never let go on that alone.
+        reasons.append(f"{policy.appraisal.gpu.count} GPUs required, {devices.gpus} attested")
+    reasons += gpus.objections(claims, devices)
     terms = policy.release
     if now < terms.not_before:
         reasons.append(f"the policy starts at {terms.not_before}, now is {now}")
@@ -151,4 +162,5 @@ def decide(
         epoch=epoch,
         not_after=not_after,
         renew_after=now + max(1, (not_after - now) // 2),
+        devices=devices,
     )

@@ -1,7 +1,9 @@
 """Room 6: what is written when a key is let go or a lease prolonged, in one transaction.
 
-Guarantees: the leaf is prepared only if the state epoch is still the one decided on and the lease
-limit holds, both read inside the transaction that writes leaf and lease row.
+Guarantees: the leaf is prepared only if the state epoch is still the one decided on, the lease
+limit holds, and no GPU or switch is in a live lease of another machine or tenant, all read inside
+the transaction that writes leaf and lease row. A new start of the same machine ends what its
+devices' old leases were, in the same transaction.
 A crash before the commit leaves nothing; after it, a leaf and a lease without a key handed out: the
 log over-reports, and the lease runs out by itself.
 """
@@ -14,11 +16,12 @@ from typing import final
 from broker.errors import BrokerError, Code
 from broker.log.draft import Prepared, TreeHead
 from broker.release.decide import Decision
+from broker.release.holders import Claim, require_still_held, take_over
 from broker.store.database import Unit
 from broker.store.rows import leases
 from broker.store.rows.leases import LeaseRow
 from verifier.wire.canonical import Hex
-from verifier.wire.leaf import ReleaseLeaf, RenewalLeaf
+from verifier.wire.leaf import LeaseEndLeaf, ReleaseLeaf, RenewalLeaf
 from verifier.wire.messages import KeyRef, Kind
 
 
@@ -52,10 +55,13 @@ class ReleaseDraft:
     state: bytes
 
     async def prepare(self, unit: Unit, head: TreeHead) -> Prepared:
-        """Return the leaf, or refuse with `state_moved` or `lease_limit`."""
+        """Return the leaf, or refuse with `state_moved`, `gpu_in_use` or `lease_limit`."""
         facts, decision = self.facts, self.decision
         _require_unmoved(head, decision.epoch, self.state)
         refs = [KeyRef(key.id, key.version) for key in decision.keys]
+        over = await take_over(unit, _claim(facts, decision), facts.now)
+        for at, lease in enumerate(over):
+            await leases.end(unit, lease, cause="superseded", leaf=head.size + at)
         await _require_room(unit, head, refs, decision, facts.now)
         row = LeaseRow(
             id=self.lease,
@@ -69,8 +75,9 @@ class ReleaseDraft:
             not_after=decision.not_after,
             state=leases.LIVE,
             cause="",
-            leaf=head.size,
+            leaf=head.size + len(over),
             keys=tuple(refs),
+            devices=decision.devices.ids,
         )
         await leases.insert(unit, row)
         leaf = ReleaseLeaf(
@@ -90,8 +97,10 @@ class ReleaseDraft:
             lease=self.lease,
             not_after=decision.not_after,
             simulated=facts.simulated,
+            gpus=decision.devices.gpus,
+            devices=decision.devices.digest,
         )
-        return Prepared(leaf)
+        return Prepared(leaf, before=tuple(_superseded(head, lease, facts.now) for lease in over))
 
 
 @final
@@ -105,12 +114,13 @@ class RenewalDraft:
     state: bytes
 
     async def prepare(self, unit: Unit, head: TreeHead) -> Prepared:
-        """Return the leaf, or refuse with `state_moved` or `lease_ended`."""
+        """Return the leaf, or refuse with `state_moved`, `lease_ended`, `denied`, `gpu_in_use`."""
         facts, decision = self.facts, self.decision
         _require_unmoved(head, decision.epoch, self.state)
         row = await leases.by_id(unit, self.lease)
         if row is None or row.g != facts.genesis or not row.is_live(facts.now):
             raise BrokerError(Code.LEASE_ENDED, "the lease is over", (f"lease {self.lease}",))
+        await require_still_held(unit, row, _claim(facts, decision), facts.now)
         await leases.renew(
             unit,
             self.lease,
@@ -127,6 +137,7 @@ class RenewalDraft:
             challenge=Hex(facts.challenge),
             recipients=Hex(facts.recipients),
             keys=tuple(KeyRef(key.id, key.version) for key in decision.keys),
+            policy=Hex(decision.policy_digest),
             kind=facts.kind,
             evidence=Hex(facts.evidence),
             collateral=Hex(facts.collateral),
@@ -134,8 +145,26 @@ class RenewalDraft:
             lease=self.lease,
             not_after=decision.not_after,
             simulated=facts.simulated,
+            gpus=decision.devices.gpus,
+            devices=decision.devices.digest,
         )
         return Prepared(leaf)
+
+
+def _claim(facts: Facts, decision: Decision) -> Claim:
+    return Claim(facts.genesis, facts.platform, facts.instance, decision.devices.ids)
+
+
+def _superseded(head: TreeHead, lease: str, now: int) -> LeaseEndLeaf:
+    return LeaseEndLeaf(
+        v=1,
+        genesis=Hex(head.g),
+        time=head.not_before(now),
+        epoch=head.epoch,
+        state=Hex(head.state),
+        lease=lease,
+        cause="superseded",
+    )
 
 
 def _require_unmoved(head: TreeHead, epoch: int, state: bytes) -> None:

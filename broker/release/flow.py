@@ -8,20 +8,17 @@ or the log do not bind. Rooms 1 and 8 (reading and answering HTTP) are `broker/h
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, final
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from broker import permit as permits
 from broker.audit import Audit
 from broker.errors import BrokerError, Code
 from broker.hsm.client import HsmClient
-from broker.hsm.errors import HsmError
-from broker.hsm.recipient import modulus_of
 from broker.log import state as log_state
 from broker.log.draft import Appended
 from broker.log.sequencer import Sequencer
@@ -32,24 +29,30 @@ from broker.release import challenge as challenges
 from broker.release.challenge import Challenge
 from broker.release.decide import Decision, decide, read_policy, select_keys
 from broker.release.drafts import Facts, ReleaseDraft, RenewalDraft
+from broker.release.guest import check_renewal_signature, require_recipients
+from broker.release.holders import GpuInUse
 from broker.release.keyring import Keyring
 from broker.store.database import Store
 from broker.store.objects import Objects
 from broker.store.rows import leases, policies
 from broker.tenants import record
-from verifier import dsse
+from verifier import dsse, received
 from verifier.anchors import Anchors
-from verifier.appraise import Evidence, appraise
+from verifier.appraise import appraise
 from verifier.cache import Cache
 from verifier.collateral import CollateralSource, Found
+from verifier.collateral.gpu_store import GpuCollateral
+from verifier.collateral.gpus import FoundGpus
 from verifier.errors import Reason, VerifierError
+from verifier.policy import ReleasePolicy
 from verifier.result import AttestationResult
 from verifier.wire import binding, canonical, messages
 from verifier.wire.canonical import B64, Hex
+from verifier.wire.framing import lp_list
 from verifier.wire.messages import ReleaseRequest, RenewRequest
 
-_ED25519: Final = bytes.fromhex("302a300506032b6570032100")
-"""What stands before the 32 bytes of an Ed25519 key in its SPKI (RFC 8410 §4)."""
+_log = logging.getLogger("broker.release")
+
 _OUR_LACK: Final = {
     Reason.COLLATERAL_MISSING,
     Reason.COLLATERAL_UNAVAILABLE,
@@ -80,6 +83,7 @@ class ReleaseFlow:
     hsm: HsmClient
     keyring: Keyring
     collateral: CollateralSource
+    gpu_collateral: GpuCollateral
     objects: Objects
     audit: Audit
     anchors: Anchors
@@ -136,6 +140,7 @@ class ReleaseFlow:
                     canonical.encode(self._answer(seen, lease, logged, keys))
                 )
         except BrokerError as error:
+            _alert(error)
             await self.audit.denied("release", tenant, error)
             raise
 
@@ -168,6 +173,7 @@ class ReleaseFlow:
             with in_our_words():
                 return await self.hsm.sign_answer(canonical.encode(answer))
         except BrokerError as error:
+            _alert(error)
             await self.audit.denied("renewal", tenant, error)
             raise
 
@@ -188,7 +194,7 @@ class ReleaseFlow:
             raise BrokerError(
                 Code.CHALLENGE_UNKNOWN, f"a challenge to {challenge.purpose}, used to {purpose}"
             )
-        instance = _require_recipients(recipients)
+        instance = require_recipients(recipients)
         if hashlib.sha256(instance).digest() != challenge.caller:
             raise BrokerError(Code.CHALLENGE_UNKNOWN, "the challenge was given to somebody else")
         # A crash after this leaves the challenge spent and nothing released: ask for another.
@@ -205,12 +211,9 @@ class ReleaseFlow:
         if row is None:
             raise BrokerError(Code.STATE_MISMATCH, "the policy that the log names is not stored")
         policy = read_policy(dsse.payload_unverified(row.envelope), entries, challenge.genesis)
-        if request.evidence.gpus:
-            raise BrokerError(
-                Code.EVIDENCE_REFUSED, "GPU evidence", (f"{Reason.GPU_UNSUPPORTED.value}: gpus",)
-            )
         # 3. Endorsements, then the one reading of the clock, never below the last leaf's.
         found = await self._find(challenge, request.evidence)
+        of_gpus = await self._find_gpus(request.evidence, policy)
         now = state.head.not_before(self.clock())
         # 4. Genuine, acceptable, and bound to exactly this exchange.
         report_data = binding.report_data(
@@ -227,12 +230,14 @@ class ReleaseFlow:
             claims=request.claims,
         )
         if isinstance(request, RenewRequest):
-            _check_renewal_signature(request, report_data)
+            check_renewal_signature(request, report_data)
         result = appraise(
-            Evidence(challenge.kind, request.evidence.cpu, request.evidence.event_log),
+            received.evidence(challenge.kind, request.evidence),
             found.endorsements,
             policy=policy.appraisal,
             report_data=report_data,
+            gpu_nonce=binding.gpu_nonce(challenge.raw, request.recipients),
+            gpu_endorsements=None if of_gpus is None else of_gpus.endorsements,
             now=now,
             anchors=self.anchors,
             cache=self.cache,
@@ -245,12 +250,14 @@ class ReleaseFlow:
             policy=policy,
             genesis=state.tenant.genesis,
             result=result,
+            claims=request.claims,
             now=now,
         )
         raw_result, evidence = result.to_json(), canonical.encode(request.evidence)
+        collateral = found.raw if of_gpus is None else lp_list((found.raw, of_gpus.raw))
         # Content-addressed and written before the leaf that names them; a crash here leaves
         # objects that nothing refers to.
-        await self.objects.put_all((evidence, found.raw, raw_result))
+        await self.objects.put_all((evidence, collateral, raw_result))
         wrap_key = bytes(messages.recipient(request.recipients, messages.WRAP_RSA))
         facts = Facts(
             genesis=challenge.genesis,
@@ -259,7 +266,7 @@ class ReleaseFlow:
             recipient=hashlib.sha256(wrap_key).digest(),
             kind=challenge.kind,
             evidence=hashlib.sha256(evidence).digest(),
-            collateral=found.digest,
+            collateral=found.digest if of_gpus is None else hashlib.sha256(collateral).digest(),
             result=hashlib.sha256(raw_result).digest(),
             simulated=result.simulated,
             platform=_platform(result),
@@ -269,15 +276,21 @@ class ReleaseFlow:
         return Appraised(facts, decision, state, raw_result, wrap_key)
 
     async def _find(self, challenge: Challenge, evidence: messages.Evidence) -> Found:
-        try:
-            return await self.collateral.find(challenge.kind, evidence.cpu, evidence.endorsements)
-        except VerifierError as error:
-            ours = error.reason in _OUR_LACK
-            raise BrokerError(
-                Code.COLLATERAL_UNAVAILABLE if ours else Code.EVIDENCE_REFUSED,
-                "no endorsements for this evidence",
-                (f"{error.reason.value}: {error}",),
-            ) from error
+        with _no_endorsements():
+            kind, cpu = received.hardware(challenge.kind, evidence)
+            return await self.collateral.find(kind, cpu, evidence.endorsements)
+
+    async def _find_gpus(
+        self, evidence: messages.Evidence, policy: ReleasePolicy
+    ) -> FoundGpus | None:
+        """Return the endorsements of GPUs and switches; None if there are no such devices."""
+        devices = received.devices(evidence)
+        if not devices:
+            return None
+        with _no_endorsements():
+            return await self.gpu_collateral.find(
+                devices, revocation=policy.appraisal.gpu.require_revocation
+            )
 
     async def _check_lease(self, request: RenewRequest, genesis: bytes) -> None:
         """A renewal is for a live lease, by the instance and for the keys that it was given to."""
@@ -345,43 +358,36 @@ class ReleaseFlow:
         )
 
 
+@contextmanager
+def _no_endorsements() -> Iterator[None]:
+    try:
+        yield
+    except VerifierError as error:
+        ours = error.reason in _OUR_LACK
+        raise BrokerError(
+            Code.COLLATERAL_UNAVAILABLE if ours else Code.EVIDENCE_REFUSED,
+            "no endorsements for this evidence",
+            (f"{error.reason.value}: {error}",),
+        ) from error
+
+
 def _lease(lease: str, decision: Decision) -> messages.Lease:
     return messages.Lease(lease, decision.not_after, decision.renew_after)
 
 
-def _require_recipients(recipients: tuple[messages.Recipient, ...]) -> bytes:
-    """Return the instance key, if these are keys that something can be released to.
-
-    The HSM worker checks the RSA key again; here it is refused before a leaf and a lease are spent.
-    """
-    if any(r.alg == messages.HPKE for r in recipients):
-        raise BrokerError(Code.MALFORMED, f"{messages.HPKE} is reserved, not supported yet")
-    try:
-        instance = messages.recipient(recipients, messages.INSTANCE)
-        modulus_of(messages.recipient(recipients, messages.WRAP_RSA))
-    except (VerifierError, HsmError) as error:
-        raise BrokerError(Code.MALFORMED, "recipients", (str(error),)) from error
-    if len(instance) != len(_ED25519) + 32 or not instance.startswith(_ED25519):
-        raise BrokerError(Code.MALFORMED, "recipients", ("the instance key is not Ed25519",))
-    return instance
-
-
-def _check_renewal_signature(request: RenewRequest, report_data: bytes) -> None:
-    """The instance key signs what the report binds, so evidence alone renews nothing."""
-    try:
-        key = dsse.load_signer(messages.recipient(request.recipients, messages.INSTANCE))
-    except VerifierError as error:
-        raise BrokerError(Code.MALFORMED, "the instance key") from error
-    if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise BrokerError(Code.DENIED, "the instance key is not Ed25519")
-    try:
-        key.verify(request.signature, messages.renewal_message(report_data, request.lease))
-    except InvalidSignature as error:
-        raise BrokerError(Code.DENIED, "the renewal is not signed by the instance") from error
+def _alert(error: BrokerError) -> None:
+    """Tell the operator at once of what may be an attack in progress."""
+    if isinstance(error, GpuInUse):
+        for line in error.alert:
+            _log.error("ALERT %s: %s", error.code.value, line)
 
 
 def _platform(result: AttestationResult) -> bytes:
-    """Return what tells one machine from another: PPID or CHIP_ID; empty if it shows neither."""
-    pck = result.claims.get("pck", {})
-    text = result.claims.get("chip_id") or pck.get("ppid", "")
-    return bytes.fromhex(text)
+    """Return what tells one machine from another: PPID or CHIP_ID; empty if it shows neither.
+
+    Of a machine in Azure the hardware's claims stand under the name of its evidence.
+    """
+    claims = result.claims
+    claims = claims.get("snp") or claims.get("quote") or claims
+    found = bytes.fromhex(claims.get("chip_id") or claims.get("pck", {}).get("ppid", ""))
+    return found if any(found) else b""  # a chip that hides its id shows zeros

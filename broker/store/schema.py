@@ -188,6 +188,25 @@ lease_keys: Final = sa.Table(
     sa.Index(None, "g", "key_id", "key_version"),
 )
 
+lease_devices: Final = sa.Table(
+    "lease_devices",
+    METADATA,
+    sa.Column("lease", _Text, sa.ForeignKey("leases.id"), nullable=False, primary_key=True),
+    sa.Column("device", _Bytes(9), nullable=False, primary_key=True, index=True),
+)
+"""GPUs and switches that a lease holds, by the id in their certificates."""
+
+devices: Final = sa.Table(
+    "devices",
+    METADATA,
+    sa.Column("device", _Bytes(9), nullable=False, primary_key=True),
+    _int("seen"),
+)
+"""Every GPU and switch that was ever in a lease, and when last (unix seconds).
+
+Whoever decides about a device's leases writes its row first, and so waits for all others who do.
+"""
+
 challenges_spent: Final = sa.Table(
     "challenges_spent",
     METADATA,

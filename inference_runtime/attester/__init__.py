@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from typing import Final, Protocol, final
 
 from inference_runtime.attester.errors import AttesterError, DeviceFault
-from verifier.wire.messages import Kind
+from verifier.wire.messages import Kind, Vtpm
 
 REPORT_DATA_SIZE: Final = 64
 """Bytes that a report can be bound to (TDX REPORTDATA, SNP REPORT_DATA)."""
-LAUNCH_CONFIG_SIZE: Final[dict[Kind, int]] = {"tdx": 48, "snp": 32}
-"""Bytes of MRCONFIGID (TDX module ABI, TDINFO) and of HOST_DATA (AMD 56860)."""
+LAUNCH_CONFIG_SIZE: Final[dict[Kind, int]] = {
+    "tdx": 48,
+    "snp": 32,
+    "gcp-tdx": 48,
+    "gcp-snp": 32,
+    "azure-tdx": 32,
+    "azure-snp": 32,
+}
+"""Bytes of MRCONFIGID (TDX module ABI, TDINFO), of HOST_DATA (AMD 56860), of PCR 8 in Azure."""
 
 
 @final
@@ -25,20 +32,28 @@ LAUNCH_CONFIG_SIZE: Final[dict[Kind, int]] = {"tdx": 48, "snp": 32}
 class Evidence:
     """What the device gave: a quote or report, an event log, and the vendor's auxiliary blob.
 
-    `event_log` and `aux` are host input: empty where the machine offers none.
+    `event_log` and `aux` are host input: empty where the machine offers none. `vtpm` is what a
+    virtual TPM says, where the kind has one; in Azure it holds the hardware report. `missing` says
+    for people what this machine does not offer, and what would make it; a policy may need it.
     """
 
     cpu: bytes
     event_log: bytes
     aux: bytes
+    vtpm: Vtpm | None = None
+    missing: tuple[str, ...] = ()
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class LaunchConfig:
-    """What the launch was configured with: MRCONFIGID (48 bytes) or HOST_DATA (32 bytes)."""
+    """What the launch was configured with: MRCONFIGID (48 bytes) or HOST_DATA (32 bytes).
+
+    With `extended` it is PCR 8 (SHA-256, 32 bytes), which the machine's first stage extended once.
+    """
 
     value: bytes
+    extended: bool = False
 
 
 class ReportDevice(Protocol):
@@ -47,6 +62,11 @@ class ReportDevice(Protocol):
     @property
     def kind(self) -> Kind:
         """The kind of evidence that this device gives."""
+        ...
+
+    @property
+    def ak(self) -> bytes:
+        """The public key (SPKI, DER) that this machine's vTPM quotes with; empty without one."""
         ...
 
     def report(self, report_data: bytes) -> Evidence:
@@ -88,5 +108,6 @@ __all__ = [
     "Kind",
     "LaunchConfig",
     "ReportDevice",
+    "Vtpm",
     "require_report_data",
 ]

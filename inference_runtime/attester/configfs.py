@@ -22,22 +22,26 @@ from inference_runtime.attester import (
     Evidence,
     Kind,
     LaunchConfig,
+    logs,
     require_report_data,
 )
 from inference_runtime.attester import tdreport as td
 from inference_runtime.attester.answer import (
     MAX_AUX,
     MAX_CPU,
-    MAX_EVENT_LOG,
     SNP_HOST_DATA,
     check_evidence,
 )
 from inference_runtime.attester.files import KernelFiles, RealFiles
 
 ROOT: Final = "/sys/kernel/config/tsm/report"
-EVENT_LOG: Final = "/sys/firmware/acpi/tables/data/CCEL"
-"""The TD's boot event log (ACPI CCEL, UEFI 2.10 ch. 38)."""
-PROVIDERS: Final[dict[Kind, str]] = {"tdx": "tdx_guest", "snp": "sev_guest"}
+EVENT_LOG: Final = logs.CCEL.path
+PROVIDERS: Final[dict[Kind, str]] = {
+    "tdx": "tdx_guest",
+    "snp": "sev_guest",
+    "gcp-tdx": "tdx_guest",
+    "gcp-snp": "sev_guest",
+}
 _ATTRIBUTE_LIMIT: Final = 64
 _MAX_PRIVLEVEL: Final = 3
 
@@ -51,7 +55,8 @@ class ConfigfsDevice:
     """A `ReportDevice` on a real confidential VM.
 
     Args:
-        kind: what this machine is meant to be; another provider is refused.
+        kind: what this machine is meant to be; another provider is refused. A machine at Google
+            gives the same reports as any other; its host's vTPM proves nothing and is not read.
         privlevel: VMPL to ask for, SNP only; None leaves the kernel's default (0).
         files: the kernel's files.
         root: where configfs-tsm is mounted.
@@ -59,10 +64,11 @@ class ConfigfsDevice:
         new_name: names the request's folder; must not repeat.
 
     Raises:
-        ValueError: `privlevel` is not one, or given for TDX.
+        ValueError: `privlevel` is not one, or given for TDX; or Azure, whose machines answer
+            otherwise.
     """
 
-    __slots__ = ("_files", "_kind", "_name", "_privlevel", "_root", "_tdreport")
+    __slots__ = ("_files", "_kind", "_name", "_privlevel", "_root", "_snp", "_tdreport")
 
     def __init__(
         self,
@@ -74,8 +80,11 @@ class ConfigfsDevice:
         get_tdreport: Callable[[], bytes] = td.tdreport,
         new_name: Callable[[], str] = _new_name,
     ) -> None:
-        if privlevel is not None and (kind != "snp" or not 0 <= privlevel <= _MAX_PRIVLEVEL):
+        self._snp = kind in {"snp", "gcp-snp"}
+        if privlevel is not None and not (self._snp and 0 <= privlevel <= _MAX_PRIVLEVEL):
             raise ValueError("a privilege level is 0 to 3, on SNP only")
+        if kind not in PROVIDERS:
+            raise ValueError(f"{kind} gives no reports through configfs-tsm")
         self._kind: Kind = kind
         self._privlevel = privlevel
         self._files: KernelFiles = RealFiles() if files is None else files
@@ -87,6 +96,11 @@ class ConfigfsDevice:
     def kind(self) -> Kind:
         """The kind of evidence that this machine gives."""
         return self._kind
+
+    @property
+    def ak(self) -> bytes:
+        """Nothing: no TPM is read."""
+        return b""
 
     def report(self, report_data: bytes) -> Evidence:
         """Return evidence bound to 64 bytes.
@@ -108,13 +122,14 @@ class ConfigfsDevice:
             before = self._generation(folder)
             writes = 0
             if self._privlevel is not None:
+                self._require_level(folder, self._privlevel)
                 self._write(folder, "privlevel", str(self._privlevel).encode())
                 writes += 1
             self._write(folder, "inblob", report_data)
             writes += 1
             # 3. Outputs.
             cpu = self._read(folder, "outblob", MAX_CPU)
-            aux = self._optional(f"{folder}/auxblob", MAX_AUX) if self._kind == "snp" else b""
+            aux = self._optional(f"{folder}/auxblob", MAX_AUX) if self._snp else b""
             # 4. Nobody wrote in between: the count is ours, and so is the report data.
             if self._generation(folder) != before + writes:
                 raise AttesterError(
@@ -122,8 +137,8 @@ class ConfigfsDevice:
                     f"somebody else wrote to {folder} while we did: find out who, then try again",
                 )
             check_evidence(self._kind, cpu, report_data)
-        log = self._optional(EVENT_LOG, MAX_EVENT_LOG) if self._kind == "tdx" else b""
-        return Evidence(cpu, log, aux)
+        log, missing = (b"", ()) if self._snp else logs.read(self._files, logs.CCEL)
+        return Evidence(cpu, log, aux, missing=missing)
 
     def launch_config(self) -> LaunchConfig:
         """Return MRCONFIGID (from the TDX module) or HOST_DATA (from a report of the AMD PSP).
@@ -134,7 +149,7 @@ class ConfigfsDevice:
         Raises:
             AttesterError: it cannot be read.
         """
-        if self._kind == "tdx":
+        if not self._snp:
             return LaunchConfig(td.mr_config_id(self._files, self._tdreport))
         report = self.report(secrets.token_bytes(REPORT_DATA_SIZE)).cpu
         value = report[SNP_HOST_DATA]
@@ -156,6 +171,17 @@ class ConfigfsDevice:
             # A folder left behind holds nothing secret and vanishes with the boot.
             with contextlib.suppress(OSError):
                 self._files.remove_folder(folder)
+
+    def _require_level(self, folder: str, level: int) -> None:
+        """Refuse a privilege level below the guest's floor, which the kernel says since 6.7."""
+        floor = self._number(folder, "privlevel_floor")
+        if level < floor:
+            raise AttesterError(
+                DeviceFault.REQUEST_INVALID,
+                f"privilege level {level} was asked for, and this guest's floor is {floor}: "
+                "something more privileged runs beneath it (an SVSM or paravisor), which a policy "
+                "has to admit (`max_vmpl`) and pin",
+            )
 
     def _read(self, folder: str, name: str, limit: int) -> bytes:
         try:
@@ -187,10 +213,13 @@ class ConfigfsDevice:
             ) from error
 
     def _generation(self, folder: str) -> int:
-        text = self._text(folder, "generation")
+        return self._number(folder, "generation")
+
+    def _number(self, folder: str, name: str) -> int:
+        text = self._text(folder, name)
         if not (text.isascii() and text.isdigit()) or str(int(text)) != text:
             raise AttesterError(
-                DeviceFault.ANSWER_INVALID, f"{folder}/generation is {text!r}, not a number"
+                DeviceFault.ANSWER_INVALID, f"{folder}/{name} is {text!r}, not a number"
             )
         return int(text)
 

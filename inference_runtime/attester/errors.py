@@ -28,8 +28,25 @@ class DeviceFault(StrEnum):
     """The device answered with an error, or not in time."""
     ANSWER_INVALID = "device_answer_invalid"
     """The device's answer has a size or form that no such device gives."""
+    NOT_PROVISIONED = "device_not_provisioned"
+    """The TPM lacks an NV index, key or bank that a machine of this kind has."""
     REQUEST_INVALID = "device_request_invalid"
-    """Report data that is not 64 bytes."""
+    """Report data that is not 64 bytes, or a GPU nonce that is not 32."""
+    # GPUs and switches; what they share with the report device has its codes above.
+    GPU_ABSENT = "gpu_absent"
+    """No NVIDIA driver is loaded here, or it sees no GPU."""
+    GPU_TOOL_ABSENT = "gpu_tool_absent"
+    """nvidia-ml-py or nvattest is not installed."""
+    GPU_DRIVER_UNSUITABLE = "gpu_driver_unsuitable"
+    """The driver is too old for attestation, or its parts have different versions."""
+    GPU_NOT_CONFIDENTIAL = "gpu_not_confidential"
+    """The GPUs are not in a confidential computing mode, or cannot be."""
+    GPU_DEVTOOLS = "gpu_devtools"
+    """The GPUs are in devtools mode: the host may read what they compute."""
+    GPU_SIMULATED = "gpu_simulated"
+    """The GPUs are simulated, and this runtime is not a demo."""
+    GPU_LOST = "gpu_lost"
+    """A GPU fell off the bus or wants a reset."""
 
 
 class AttesterError(RuntimeFault):

@@ -4,18 +4,21 @@ Guarantees: `read_frame` returns one whole frame of the expected protocol and at
 size, or raises `FrameError`; `join` and `split` are each other's inverse. One request and one
 answer per connection.
 
-A frame is: "OSIM" ‖ version u8 (1) ‖ code u8 ‖ payload length u32 big-endian ‖ payload.
-Requests: code 1 = report, payload 64 bytes of report data; code 2 = claims, no payload.
+A frame is: "OSIM" ‖ version u8 (2) ‖ code u8 ‖ payload length u32 big-endian ‖ payload.
+Requests: code 1 = report, payload 64 bytes of report data; code 2 = claims, no payload; code 3 =
+NVML, payload function u8 ‖ GPU u8 ‖ argument; code 4 = switches, payload a nonce of 32 bytes.
 Answers: code 0 = good; 1 = the request is not one; 2 = the device failed; these two carry text.
-A good report is join(cpu evidence, event log, auxiliary blob); good claims are join(kind, launch
-configuration, the TD or SNP report that the guest can read of itself, with zero report data).
+A good report is join(cpu evidence, event log, auxiliary blob, what the vTPM says: `Vtpm` in the
+wire's canonical JSON, or nothing); good claims are join(kind, launch configuration, the TD or SNP
+report that the guest can read of itself, with zero report data, the vTPM's public key).
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Final
+from enum import IntEnum
+from typing import Final, final
 
 MAX_ANSWER: Final = 1024 * 1024
 """Largest payload of an answer in bytes."""
@@ -23,13 +26,33 @@ MAX_REQUEST: Final = 64
 """Largest payload of a request in bytes."""
 REPORT: Final = 1
 CLAIMS: Final = 2
+NVML: Final = 3
+SWITCHES: Final = 4
 GOOD: Final = 0
 BAD_REQUEST: Final = 1
 FAILED: Final = 2
 
-_MAGIC: Final = b"OSIM\x01"
+_MAGIC: Final = b"OSIM\x02"
 _HEAD: Final = len(_MAGIC) + 1 + 4
 _LENGTH: Final = 4
+
+
+@final
+class NvmlFunction(IntEnum):
+    """What is asked of the simulated NVML; argument in brackets."""
+
+    INIT = 0
+    SETTINGS = 1
+    COUNT = 2
+    REPORT = 3
+    """[nonce, 32 bytes]"""
+    CHAIN = 4
+    GET_READY = 5
+    SET_READY = 6
+    """[0 or 1, one byte]"""
+    DRIVER_VERSION = 7
+    UUID = 8
+    VBIOS_VERSION = 9
 
 
 class FrameError(Exception):
@@ -51,7 +74,7 @@ def read_frame(connection: socket.socket, limit: int) -> tuple[int, bytes]:
     head = _read(connection, _HEAD)
     size = int.from_bytes(head[-_LENGTH:], "big")
     if not head.startswith(_MAGIC):
-        raise FrameError("the peer does not speak the simulated device's protocol, version 1")
+        raise FrameError("the peer does not speak the simulated device's protocol, version 2")
     if size > limit:
         raise FrameError(f"a payload of {size} bytes, limit {limit}")
     return head[len(_MAGIC)], _read(connection, size)

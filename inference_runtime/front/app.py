@@ -110,6 +110,9 @@ class Front:
         body = {
             "status": "ready" if state.serving else "not_ready",
             "reason": state.reason,
+            "attested": state.attested,
+            "key_held": state.key_held,
+            "engine_up": state.engine is not None,
             "model": state.model,
             "model_digest": state.model_digest,
         }

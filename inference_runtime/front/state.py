@@ -40,6 +40,16 @@ class RuntimeState(Protocol):
         ...
 
     @property
+    def attested(self) -> bool:
+        """Whether the broker has accepted this start's evidence."""
+        ...
+
+    @property
+    def key_held(self) -> bool:
+        """Whether a lease on the key lives; the key itself is wiped once the weights are open."""
+        ...
+
+    @property
     def model(self) -> str:
         """The model's name for callers; empty before it is known."""
         ...
@@ -65,6 +75,7 @@ class ServingState:
 
     def __init__(self) -> None:
         self._reason: NotServing | None = NotServing.STARTING
+        self._released = False
         self._model = ""
         self._digest = ""
         self._engine: EngineAddress | None = None
@@ -79,6 +90,16 @@ class ServingState:
     def reason(self) -> str:
         """A stable code for why not; empty while serving."""
         return self._reason.value if self._reason is not None else ""
+
+    @property
+    def attested(self) -> bool:
+        """Whether the broker has accepted this start's evidence."""
+        return self._released
+
+    @property
+    def key_held(self) -> bool:
+        """Whether a lease on the key lives; the key itself is wiped once the weights are open."""
+        return self._released and not self._cut.is_set()
 
     @property
     def model(self) -> str:
@@ -98,6 +119,10 @@ class ServingState:
     async def wait_cut(self) -> None:
         """Return when requests that still run must end at once."""
         await self._cut.wait()
+
+    def released(self) -> None:
+        """The broker's release was checked: evidence accepted, lease begun."""
+        self._released = True
 
     def begin(self, *, model: str, model_digest: str, engine: EngineAddress) -> None:
         """Serve from now on.

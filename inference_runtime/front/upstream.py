@@ -21,10 +21,12 @@ _OK: Final = 200
 _BAD_REQUEST: Final = 400
 _UNAVAILABLE: Final = 503
 _MAX_ERROR: Final = 64 * 1024
+_TOO_LONG: Final = ("input_tokens", "input_text")
 
 
 class _ErrorFields(msgspec.Struct, frozen=True):
     type: str = ""
+    param: str | None = None
 
 
 class _ErrorBody(msgspec.Struct, frozen=True):
@@ -85,9 +87,10 @@ async def _translated(response: httpx.Response) -> Refusal:
         if len(body) > _MAX_ERROR:
             return Refusal(Problem.ENGINE_REFUSED)
     try:
-        kind = msgspec.json.decode(body, type=_ErrorBody).error.type
+        error = msgspec.json.decode(body, type=_ErrorBody).error
     except (msgspec.DecodeError, RecursionError):
-        kind = ""
-    if kind == "exceed_context_size_error":  # llama.cpp's word for it
+        return Refusal(Problem.ENGINE_REFUSED)
+    # llama.cpp's word for it, and vLLM's.
+    if error.type == "exceed_context_size_error" or error.param in _TOO_LONG:
         return Refusal(Problem.CONTEXT_EXCEEDED)
     return Refusal(Problem.ENGINE_REFUSED)

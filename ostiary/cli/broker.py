@@ -19,6 +19,7 @@ import uvloop
 
 from broker import settings as broker_settings
 from broker.app import make_app
+from broker.audit import NEWEST, explanation
 from broker.errors import BrokerError, Code
 from broker.hsm import ceremony
 from broker.hsm.errors import HsmError, HsmReason
@@ -27,13 +28,16 @@ from broker.services import Services, database_url, open_services
 from broker.settings import Settings
 from broker.store.database import open_store
 from broker.store.migrate import migrate
+from broker.store.rows import audit as audit_rows
 from broker.store.rows import keys as key_rows
+from broker.store.rows.audit import AuditRow
 from broker.tenants import record
 from ostiary import clock, vendor
 from ostiary.cli import common
 from ostiary.cli.common import OK, REFUSED, Subparsers, console
 from ostiary.client import ClientError, load_key
 from verifier import dsse
+from verifier.explain import text
 from verifier.wire import canonical
 from verifier.wire.canonical import B64, Hex
 from verifier.wire.documents import Genesis
@@ -74,6 +78,9 @@ def add_parser(subparsers: Subparsers) -> None:
     enrol.add_argument("genesis", type=Path)
     _add(verbs, "show", _show, "broker id, tenants, import keys and their digests, self-test")
     _add(verbs, "import-keys", _import_keys, "digests of import keys, to read out to vendors")
+    audit = _add(verbs, "audit", _audit, "list refusals, or say what one means and what to do")
+    audit.add_argument("entry", type=int, nargs="?", metavar="ID", help="the refusal to explain")
+    audit.add_argument("--limit", type=int, default=20, metavar="N", help="how many to list")
     _add(verbs, "serve", _serve, "run the broker")
 
 
@@ -260,6 +267,27 @@ def _import_keys(args: argparse.Namespace) -> int:
                     console.print(f"{tenant.name} {row.spki_sha256.hex()} {row.state}")
 
     asyncio.run(read())
+    return OK
+
+
+def _audit(args: argparse.Namespace) -> int:
+    """List refusals of all tenants, newest first, or explain one. Reads the database only."""
+    settings = broker_settings.load(args.home)
+
+    async def read() -> tuple[AuditRow, ...]:
+        url = database_url(settings, args.home)
+        before, limit = (NEWEST, args.limit) if args.entry is None else (args.entry + 1, 1)
+        async with await open_store(url) as store, store.read() as unit:
+            return await audit_rows.everyone(unit, before=before, limit=max(0, limit))
+
+    rows = asyncio.run(read())
+    if args.entry is None:
+        for row in rows:
+            console.print(f"{row.id} {row.time} {row.kind} {row.code}", markup=False)
+        return OK
+    if [row.id for row in rows] != [args.entry]:
+        raise BrokerError(Code.NOT_FOUND, f"no refusal {args.entry}")
+    console.print(text(explanation(rows[0])), markup=False)
     return OK
 
 

@@ -133,6 +133,31 @@ def digest(text: str) -> bytes:
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar for `total` bytes and give a function that moves it."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda more: bar.update(task, advance=more)
+
+
+@contextmanager
+def fetching(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that shows how many bytes have come, of how many, while some are missing."""
+    bar = _bar()
+    task = bar.add_task(what, total=None)
+
+    def tell(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if done < total:
+            bar.start()
+        else:
+            bar.stop()
+
+    try:
+        yield tell
+    finally:
+        bar.stop()
+
+
+def _bar() -> Progress:
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -141,9 +166,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     )
     watched = console.is_terminal and not console.is_dumb_terminal
     # Where nobody watches, a bar would only leave an empty line behind.
-    with Progress(*columns, console=console, transient=True, disable=not watched) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda more: bar.update(task, advance=more)
+    return Progress(*columns, console=console, transient=True, disable=not watched)
 
 
 def folder_size(folder: Path) -> int:

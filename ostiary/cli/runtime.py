@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import signal
 from contextlib import suppress
 from pathlib import Path
 
 from inference_runtime import exchange
-from inference_runtime.attester import ReportDevice
-from inference_runtime.attester.configfs import ConfigfsDevice
-from inference_runtime.attester.socket_device import SocketDevice
 from inference_runtime.client import BrokerClient
-from inference_runtime.engine.llama import LlamaEngine
 from inference_runtime.engine.protocol import EngineError
 from inference_runtime.hardening import HardeningError, harden_process
+from inference_runtime.origin import place
 from inference_runtime.supervisor import Config, Stage, Supervisor
 from ostiary import vendor
-from ostiary.cli import common
+from ostiary.cli import attest, common, engines, machines
 from ostiary.cli.common import OK, REFUSED, Subparsers, console
 from ostiary.client import ClientError
-from verifier.wire import canonical
 from verifier.wire.messages import KeyRef
 
 
@@ -31,59 +26,23 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("runtime", help="what runs inside the confidential VM")
     verbs = parser.add_subparsers(required=True)
     serve = verbs.add_parser("serve", help="attest, open the model in memory and serve it")
-    attest = verbs.add_parser("attest", help="fetch a challenge and print evidence bound to it")
-    for verb, command in ((serve, _serve), (attest, _attest)):
-        verb.set_defaults(run=common.guarded(command))
-        verb.add_argument("--broker", required=True, metavar="URL")
-        verb.add_argument("--tenant", required=True, metavar="NAME")
-        verb.add_argument("--model", required=True, metavar="ID/VERSION")
-        verb.add_argument("--kind", choices=("tdx", "snp"), default="tdx", help="of the hardware")
-        verb.add_argument(
-            "--simulated-device",
-            type=Path,
-            metavar="SOCKET",
-            help="the simulator's report device instead of the hardware's; proves nothing",
-        )
+    serve.set_defaults(run=common.guarded(_serve))
+    serve.add_argument("--broker", required=True, metavar="URL")
+    serve.add_argument("--tenant", required=True, metavar="NAME")
+    serve.add_argument("--model", required=True, metavar="ID/VERSION")
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8421)
-    serve.add_argument("--sealed", type=Path, metavar="DIR", help="sealed files in a local folder")
+    serve.add_argument(
+        "--sealed",
+        type=place,
+        metavar="DIR|URL",
+        help="sealed files in a local folder or below an http(s) address that answers ranges; "
+        "else in the broker's registry",
+    )
+    engines.add_options(serve)
+    machines.add_options(serve)
     serve.add_argument("--receipt-out", type=Path, metavar="DIR", help="keep leaf and receipt here")
-
-
-def _device(args: argparse.Namespace) -> ReportDevice:
-    if args.simulated_device is not None:
-        return SocketDevice(args.simulated_device)
-    return ConfigfsDevice(args.kind)
-
-
-def _attest(args: argparse.Namespace) -> int:
-    device, model = _device(args), vendor.parse_ref(args.model)
-    identity = exchange.Identity.generate()
-    with BrokerClient(args.broker) as client:
-        answer = client.challenge(args.tenant, "release", device.kind, identity)
-    anchor = exchange.read_anchor(
-        answer.document,
-        device.launch_config().value,
-        simulated_allowed=args.simulated_device is not None,
-    )
-    bound = exchange.attest(
-        device,
-        identity,
-        anchor,
-        challenge=answer.challenge,
-        purpose="release",
-        keys=(model,),
-        lease="",
-        claims=b"",
-    )
-    shown = {
-        "kind": device.kind,
-        "genesis": anchor.digest.hex(),
-        "report_data": bound.report_data.hex(),
-        "evidence": json.loads(canonical.encode(bound.evidence)),
-    }
-    console.print_json(json.dumps(shown))
-    return OK
+    attest.add_parser(verbs)
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -97,8 +56,10 @@ def _serve(args: argparse.Namespace) -> int:
         sealed=args.sealed,
         simulated_allowed=args.simulated_device is not None,
     )
-    with BrokerClient(args.broker) as client:
-        supervisor = Supervisor(config, _device(args), client, LlamaEngine(), _show)
+    engine = engines.make_engine(args)
+    with BrokerClient(args.broker) as client, common.fetching("sealed files") as fetching:
+        device, gpus = machines.make_device(args), machines.make_gpus(args, engine.gpus)
+        supervisor = Supervisor(config, device, client, engine, _show, gpus=gpus, fetching=fetching)
         try:
             return asyncio.run(_until_signal(supervisor, args.receipt_out, model))
         except EngineError as error:

@@ -16,6 +16,8 @@ from ostiary.cli.common import OK, REFUSED, Subparsers, console
 from ostiary.simulator import device, machines
 from ostiary.simulator.amd import FakeAmd
 from ostiary.simulator.intel import FakeIntel
+from ostiary.simulator.nvidia.pki import FakeNvidia
+from ostiary.simulator.nvidia.services import NvidiaServices
 from ostiary.simulator.services import Vendors, serving
 from ostiary.simulator.store import SimulatorError
 
@@ -27,7 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add `simulator init`, `simulator machine` and `simulator serve`."""
     parser = subparsers.add_parser("simulator", help="SIMULATED hardware; proves nothing")
     verbs = parser.add_subparsers(required=True)
-    init = verbs.add_parser("init", help="make a fake Intel with roots of its own")
+    init = verbs.add_parser("init", help="make a fake Intel and NVIDIA with roots of their own")
     init.add_argument("folder", type=Path)
     init.add_argument("--collateral", type=Path, metavar="DIR", help="a broker's collateral folder")
     init.set_defaults(run=common.guarded(_init))
@@ -64,6 +66,9 @@ def _serve(args: argparse.Namespace) -> int:
             FakeIntel.load(args.folder),
             FakeAmd.load(args.folder) if (args.folder / "amd.json").exists() else None,
             tuple(machines.load_chip(folder) for folder in args.chip),
+            nvidia=NvidiaServices.published(FakeNvidia.load(args.folder), clock.now)
+            if (args.folder / "nvidia.json").exists()
+            else None,
         )
         with serving(vendors, args.port) as server:
             console.print(f"SIMULATED vendor services at {server.url}; stop with Ctrl-C")
@@ -77,7 +82,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def make(folder: Path, collateral: Path | None) -> FakeIntel:
-    """Make a fake Intel in `folder`, its roots file, and collateral that is current now.
+    """Make a fake Intel and NVIDIA in `folder`, their roots file, and current collateral.
 
     Raises:
         SimulatorError: the folder holds a vendor already, or cannot be written.
@@ -85,7 +90,14 @@ def make(folder: Path, collateral: Path | None) -> FakeIntel:
     now = clock.now()
     intel = FakeIntel.create(now)
     intel.save(folder)
-    roots = {"intel": [intel.root_pin.hex()], "amd": {}}
+    nvidia = FakeNvidia.create(now)
+    nvidia.save(folder)
+    roots = {
+        "intel": [intel.root_pin.hex()],
+        "amd": {},
+        "nvidia_device": [nvidia.device_root_pin.hex()],
+        "nvidia_rim": [nvidia.rim_root_pin.hex()],
+    }
     (folder / ROOTS_FILE).write_text(json.dumps(roots))
     if collateral is not None:
         target = collateral / "tdx"

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from ostiary import publish, vendor
-from ostiary.cli import capture, common
+from ostiary.cli import capture, common, measure
 from ostiary.cli.common import OK, REFUSED, Subparsers, console
 from ostiary.client import ClientError, TenantClient, load_key
 from verifier import dsse
@@ -89,6 +89,7 @@ def _add_policy(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("policy", help="write, check, sign and push a release policy")
     verbs = parser.add_subparsers(required=True)
     capture.add_parser(verbs)
+    measure.add_parser(verbs)
     lint = _add(verbs, "lint", _lint, "say what a careful reader would object to")
     lint.add_argument("policy", type=Path)
     sign = _add(verbs, "sign", _sign_policy, "sign a policy for a tenant")

@@ -9,23 +9,26 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
 from inference_runtime import exchange
+from inference_runtime.attester.gpus import Gpus
 from inference_runtime.attester.socket_device import SocketDevice
+from inference_runtime.attester.socket_gpus import socket_gpus
 from inference_runtime.client import BrokerClient
 from inference_runtime.errors import RuntimeFault
 from inference_runtime.exchange import Bound, Identity
 from ostiary import vendor
 from ostiary.client import ClientError
-from ostiary.demo.stage import LEASE_SECONDS, MODEL, TENANT, Stage
+from ostiary.demo.stage import GPUS, LEASE_SECONDS, MODEL, TENANT, Stage
 from ostiary.processes import Program
 from ostiary.story import Story, StoryError
-from verifier.wire import binding
+from verifier.wire import binding, leaf
 from verifier.wire.canonical import B64
 from verifier.wire.leaf import KeyState
+from verifier.wire.messages import GpuEvidence
 
 _FLIPPED_BYTE: Final = 200
 """Inside the TD body of a v4 quote: part of MRTD, which the quote's signature covers."""
@@ -34,11 +37,16 @@ _FLIPPED_BYTE: Final = 200
 def show(story: Story, stage: Stage, runtime: Program) -> None:
     """Try everything that must be refused."""
     story.chapter("What must not work")
-    visitor = _Visitor(stage, stage.root / "machine.sock")
+    visitor = _Visitor(stage, stage.start_machine("visitor", _anchor(stage)))
+    serving = _gpus_at(stage.root / "machine.sock")
     _flipped(story, stage, visitor)
     _replayed(story, stage, visitor)
     _debug(story, stage)
     _unknown(story, stage)
+    _forged_gpu(story, stage, visitor)
+    _spliced(story, stage, visitor, serving)
+    _gpu_elsewhere(story, stage, visitor, serving)
+    _started_anew(story, visitor)
     _older_policy(story, stage)
     _log_cannot_be_written(story, stage, visitor)
     _revoked(story, stage, visitor, runtime)
@@ -48,13 +56,14 @@ def show(story: Story, stage: Stage, runtime: Program) -> None:
 class _Visitor:
     """Somebody with a machine who asks for the key."""
 
-    def __init__(self, stage: Stage, device: Path) -> None:
+    def __init__(self, stage: Stage, path: Path) -> None:
         self.stage = stage
-        self.device = SocketDevice(device)
+        self.device = SocketDevice(path)
+        self.gpus: Gpus = _gpus_at(path)
         self.identity = Identity.generate()
 
-    def attest(self) -> Bound:
-        """Return genuine evidence for a fresh challenge."""
+    def attest(self, gpus: Gpus | None = None) -> Bound:
+        """Return genuine evidence for a fresh challenge, with these GPUs or its own."""
         with BrokerClient(self.stage.url) as client:
             answer = client.challenge(TENANT, "release", "tdx", self.identity)
         anchor = exchange.read_anchor(
@@ -69,12 +78,17 @@ class _Visitor:
             keys=(MODEL,),
             lease="",
             claims=b"{}",
+            gpus=gpus or self.gpus,
         )
 
     def ask(self, bound: Bound) -> bytes:
         """Send the request and return the signed answer."""
         with BrokerClient(self.stage.url) as client:
             return client.release(exchange.release_request(bound, self.identity))
+
+
+def _gpus_at(path: Path) -> Gpus:
+    return socket_gpus(path, simulated_allowed=True)
 
 
 def _refused(attempt: Callable[[], object]) -> str:
@@ -137,6 +151,59 @@ def _unknown(story: Story, stage: Stage) -> None:
     visitor = _Visitor(stage, device)
     code = _refused(lambda: visitor.ask(visitor.attest()))
     story.refusal("a machine that booted an unknown kernel", code, _why(stage, code))
+
+
+@final
+class _Forger:
+    """A machine's GPUs, of which the last one's report is forged."""
+
+    def __init__(self, honest: Gpus) -> None:
+        self._honest = honest
+
+    def collect(self, nonce: bytes) -> tuple[GpuEvidence, ...]:
+        """Return the evidence, its last bit flipped."""
+        *others, last = self._honest.collect(nonce)
+        report = bytes(last.report)
+        forged = B64(report[:-1] + bytes([report[-1] ^ 1]))
+        return (*others, msgspec.structs.replace(last, report=forged))
+
+    def ready(self) -> bool:
+        """Return what the driver says."""
+        return self._honest.ready()
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Do as told."""
+        self._honest.set_ready(ready=ready)
+
+
+def _forged_gpu(story: Story, stage: Stage, visitor: _Visitor) -> None:
+    bound = visitor.attest(_Forger(visitor.gpus))
+    code = _refused(lambda: visitor.ask(bound))
+    story.refusal(f"{GPUS} GPUs, one of them forged", code, _why(stage, code))
+
+
+def _spliced(story: Story, stage: Stage, visitor: _Visitor, serving: Gpus) -> None:
+    bound = visitor.attest()
+    nonce = binding.gpu_nonce(bound.challenge, visitor.identity.recipients)
+    evidence = msgspec.structs.replace(bound.evidence, gpus=serving.collect(nonce))
+    code = _refused(lambda: visitor.ask(replace(bound, evidence=evidence)))
+    story.refusal("the GPUs of another machine behind this CPU's quote", code, _why(stage, code))
+
+
+def _gpu_elsewhere(story: Story, stage: Stage, visitor: _Visitor, serving: Gpus) -> None:
+    bound = visitor.attest(serving)
+    code = _refused(lambda: visitor.ask(bound))
+    story.refusal("GPUs that another machine holds a lease with", code, _why(stage, code))
+
+
+def _started_anew(story: Story, visitor: _Visitor) -> None:
+    visitor.identity = Identity.generate()
+    visitor.ask(visitor.attest())
+    with visitor.stage.client() as client:
+        entries = [leaf.decode(raw) for raw in client.leaves()]
+    if not any(isinstance(e, leaf.LeaseEndLeaf) and e.cause == "superseded" for e in entries):
+        raise StoryError("the machine's old lease was not superseded")
+    story.line("a machine that starts anew ends its own old lease", "lease-end: superseded")
 
 
 def _older_policy(story: Story, stage: Stage) -> None:

@@ -27,6 +27,8 @@ MODEL: Final = KeyRef("tiny-llama", 1)
 MARK: Final = ".ostiary-demo"
 """Stands in a folder that the demo made, so that it removes no other."""
 LEASE_SECONDS: Final = 12
+GPUS: Final = 2
+"""How many GPUs each of the demo's machines has."""
 
 
 def free_port() -> int:
@@ -44,6 +46,7 @@ class Stage:
     root: Path
     port: int = field(default_factory=free_port)
     runtime_port: int = field(default_factory=free_port)
+    vendor_port: int = field(default_factory=free_port)
     vendor: ed25519.Ed25519PrivateKey | None = None
     tenant: Tenant | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -99,6 +102,11 @@ class Stage:
         """The runtime's OpenAI-compatible address."""
         return f"http://127.0.0.1:{self.runtime_port}"
 
+    @property
+    def vendor_url(self) -> str:
+        """The address of the fake vendors' services."""
+        return f"http://127.0.0.1:{self.vendor_port}"
+
     def the_tenant(self) -> Tenant:
         """Return the tenant, once there is one.
 
@@ -128,6 +136,19 @@ class Stage:
         program = Program.start(name, arguments, self.root / "logs" / f"{name}.txt")
         return self._stack.enter_context(program)
 
+    def start_vendors(self) -> Program:
+        """Start the fake vendors' services; whoever wants something of them waits for them."""
+        arguments = ("simulator", "serve", str(self.simulator), "--port", str(self.vendor_port))
+        return self.start("vendors", "ostiary", *arguments)
+
+    def let_broker_fetch(self) -> None:
+        """Have the broker ask the fake vendors, and nobody else, for what it lacks."""
+        services = ("intel_pcs", "amd_kds", "nvidia_rim", "nvidia_ocsp", "nvidia_crl")
+        lines = ["collateral_fetch = true"]
+        lines += [f'{service} = "{self.vendor_url}"' for service in services]
+        with (self.broker / "broker.toml").open("a") as settings:
+            settings.write("\n".join((*lines, "")))
+
     def start_broker(self) -> Program:
         """Start the broker and wait until it serves."""
         program = self.start("broker", "ostiary", "broker", "--home", str(self.broker), "serve")
@@ -135,7 +156,7 @@ class Stage:
         return program
 
     def start_machine(self, name: str, config: bytes, *more: str) -> Path:
-        """Launch a simulated TD with this MRCONFIGID and return its device's socket."""
+        """Launch a simulated TD with GPUs and this MRCONFIGID; return its device's socket."""
         path = self.root / f"{name}.sock"
         program = self.start(
             name,
@@ -146,6 +167,8 @@ class Stage:
             str(path),
             "--config",
             config.hex(),
+            "--gpus",
+            str(GPUS),
             *more,
         )
         program.until(path.exists, 15)

@@ -19,12 +19,13 @@ from ostiary.cli import simulator as simulator_cli
 from ostiary.cli.common import folder_size
 from ostiary.client import Tenant
 from ostiary.demo import refusals
-from ostiary.demo.stage import LEASE_SECONDS, MODEL, TENANT, Stage, answers
+from ostiary.demo.stage import GPUS, LEASE_SECONDS, MODEL, TENANT, Stage, answers
 from ostiary.demo_model import make_demo_model
 from ostiary.processes import Program
 from ostiary.simulator.machine import LaunchRequest, launch_td
+from ostiary.simulator.nvidia.devices import DRIVER
 from ostiary.story import Story, StoryError
-from verifier.policy import AppraisalPolicy, TdxReference
+from verifier.policy import AppraisalPolicy, GpuRules, TdxReference
 from verifier.tlog.note import VerifierKey
 from verifier.wire import binding, leaf
 from verifier.wire.canonical import Hex
@@ -69,12 +70,14 @@ def set_up(story: Story, stage: Stage) -> None:
     """Chapter 1: token, database, keys, tenant."""
     story.chapter("The operator sets up a broker")
     simulator_cli.make(stage.simulator, stage.broker / "collateral")
-    story.line("a fake Intel with roots of its own", "only because no TEE is at hand")
+    stage.start_vendors()
+    story.line("a fake Intel and NVIDIA with roots of their own", "only because no TEE is at hand")
     stage.vendor_key.parent.mkdir()
     stage.vendor = vendor.new_key(stage.vendor_key)
     story.line("the vendor has a signing key", f"{stage.vendor_key.name}, 0600")
     with story.wait("SoftHSM token, keys, database"):
         said = _init(stage)
+        stage.let_broker_fetch()
     document = (stage.broker / "tenants" / f"{TENANT}.genesis.json").read_bytes()
     tenant = stage.tenant = Tenant.read(document)
     pin = (stage.broker / "hsm" / "pin").stat()
@@ -168,7 +171,7 @@ def hand_in(story: Story, stage: Stage) -> None:
         signed = vendor.sign_policy(policy(tenant, sealed.digest), tenant, key, version=1)
         (stage.root / "vendor" / "policy-1.json").write_bytes(signed)
         client.push_policy(signed)
-        story.line("policy 1 is in force", "one launch, UpToDate TCB, no debug, 8 leases")
+        story.line("policy 1 is in force", f"one launch, UpToDate TCB, {GPUS} GPUs, 8 leases")
         epoch = client.epoch()
         client.order_key(vendor.sign_order(tenant, key, MODEL, KeyState.ACTIVE, epoch=epoch))
         story.line(f"key {MODEL.id}/{MODEL.version} is active", "by a signed order, in the log")
@@ -193,7 +196,7 @@ def _read_out(stage: Stage, import_key: bytes) -> bytes:
 
 
 def policy(tenant: Tenant, manifest: bytes) -> vendor.PolicyFile:
-    """Return the demo's policy: the one TD that the demo launches, and nothing else."""
+    """Return the demo's policy: the one TD that the demo launches, with its GPUs, nothing else."""
     anchor = binding.anchor(bytes(tenant.genesis.broker), tenant.digest)
     td = launch_td(LaunchRequest(config=anchor))
     reference = TdxReference(
@@ -209,7 +212,9 @@ def policy(tenant: Tenant, manifest: bytes) -> vendor.PolicyFile:
         keys=(f"{MODEL.id}/{MODEL.version}",),
         manifests=(Hex(manifest),),
         release=Release(lease_seconds=LEASE_SECONDS, max_leases=8),
-        appraisal=AppraisalPolicy(reference=(reference,)),
+        appraisal=AppraisalPolicy(
+            gpu=GpuRules(count=GPUS, modes=("mpt",), min_driver=DRIVER), reference=(reference,)
+        ),
     )
 
 
@@ -219,21 +224,31 @@ def run(story: Story, stage: Stage) -> Program:
     tenant = stage.the_tenant()
     anchor = binding.anchor(bytes(tenant.genesis.broker), tenant.digest)
     device = stage.start_machine("machine", anchor)
-    story.line("a TD is launched for this broker and tenant", f"MRCONFIGID {anchor.hex()[:16]}…")
+    story.line(
+        f"a TD with {GPUS} GPUs is launched for this broker and tenant",
+        f"MRCONFIGID {anchor.hex()[:16]}…",
+    )
     arguments = ["ostiary", "runtime", "serve", "--broker", stage.url, "--tenant", TENANT]
     arguments += ["--model", f"{MODEL.id}/{MODEL.version}", "--simulated-device", str(device)]
-    arguments += ["--port", str(stage.runtime_port), "--receipt-out", str(stage.home)]
+    arguments += ["--gpus", "--port", str(stage.runtime_port), "--receipt-out", str(stage.home)]
     runtime = stage.start("runtime", *arguments)
     with story.wait("challenge, quote, appraisal, release, unwrap, load"):
         runtime.until(lambda: answers(f"{stage.runtime_url}/ready"), 60)
     for line in runtime.tail.splitlines():
-        name, seconds, _, detail = line.split(None, 3)
-        story.line(f"{name:<9} {seconds:>6} s", detail)
+        name, seconds, detail = _told(line)
+        story.line(f"{name:<10} {seconds:>6} s", detail)
     reply = _ask(stage)
     story.line("a chat completion, by the unmodified OpenAI client", f"“{QUESTION}”")
     story.say(f"“{reply}…”", "italic")
     story.say("(random weights: grammar was never promised)", "dim")
     return runtime
+
+
+def _told(line: str) -> tuple[str, str, str]:
+    """Return name, seconds and detail of a stage that the runtime printed."""
+    before, _, detail = line.partition(" s  ")
+    name, _, seconds = before.rpartition(" ")
+    return name.strip(), seconds, detail.strip()
 
 
 def _ask(stage: Stage) -> str:
@@ -259,8 +274,8 @@ def audit(story: Story, stage: Stage) -> None:
         raise StoryError("the runtime's leaf is not a release")
     result = msgspec.json.decode((stage.home / "result.json").read_bytes())
     story.line(
-        "the leaf names key, policy, evidence and lease",
-        f"TCB {result['tcb_status']}, simulated: {entry.simulated}",
+        "the leaf names key, policy, evidence, lease and devices",
+        f"TCB {result['tcb_status']}, {entry.gpus} GPUs, simulated: {entry.simulated}",
     )
     vkey = VerifierKey(tenant.origin, bytes(tenant.genesis.log_key))
     command = [sys.executable, "-m", "ostiary", "log", "verify"]

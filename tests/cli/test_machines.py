@@ -27,7 +27,9 @@ def test_simulator(ostiary: Run, tmp_path: Path) -> None:
     folder = tmp_path / "simulator"
     said = ostiary("simulator", "init", folder, "--collateral", tmp_path / "collateral")
     assert (said.status, "SIMULATED" in said.out) == (0, True)
-    assert set(json.loads((folder / "roots.json").read_text())) == {"intel", "amd"}
+    assert set(json.loads((folder / "roots.json").read_text())) == {
+        *("intel", "amd", "nvidia_device", "nvidia_rim"),
+    }
     one_line(ostiary("simulator", "init", folder), 1)
 
 

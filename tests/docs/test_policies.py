@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from ostiary import vendor
+from tests.kit import nvgpu
 from tests.kit.documents import ROOT, example_policies
 from verifier.appraise import Evidence, appraise
+from verifier.errors import Reason
 from verifier.policy import AppraisalPolicy, SnpReference, SnpTcb, TdxReference, from_toml
 from verifier.result import Verdict
 from verifier.snp import SnpEndorsements
@@ -36,10 +38,13 @@ def test_strict_defaults_are_the_defaults() -> None:
 
 @pytest.mark.parametrize("table", ["tdx", "snp", "sgx", "gpu"])
 def test_strict_defaults_name_every_rule(table: str) -> None:
-    """No rule is missing from it."""
-    said = tomllib.loads((POLICIES / "strict-defaults.toml").read_text())
+    """No rule is missing from it; one without a default stands there as a comment."""
+    text = (POLICIES / "strict-defaults.toml").read_text()
+    rules = getattr(AppraisalPolicy(), table)
+    unset = {name for name in rules.__struct_fields__ if getattr(rules, name) is None}
 
-    assert set(said[table]) == set(getattr(AppraisalPolicy(), table).__struct_fields__)
+    assert set(tomllib.loads(text)[table]) | unset == set(rules.__struct_fields__)
+    assert all(f"\n# {name} = " in text for name in unset)
 
 
 @pytest.mark.parametrize("path", [path for path, _ in example_policies()], ids=lambda p: p.name)
@@ -108,6 +113,21 @@ def test_snp_policy_accepts_its_machine(evidence_dir: Path) -> None:
     assert policy.snp.min_tcb["Genoa"] == SnpTcb(
         **case["expected"]["fields"]["reported_tcb_decoded"]
     )
+
+
+def test_gpu_policy_fits_its_board(evidence_dir: Path) -> None:
+    """Nothing of the recorded board breaks the GPU example but that its RIMs were not recorded."""
+    name = "hgx/hgx8-h100-4xls10-ppcie-590.12"
+    folder = evidence_dir / "nvidia" / name
+    source = json.loads((folder / "case.json").read_text())["source"]
+    text = (POLICIES / "gpus-hgx-h100.toml").read_text()
+    checks = nvgpu.load(name).judge(policy=read("gpus-hgx-h100.toml")).checks
+    failed = {check.reason for check in checks if check.ok is False}
+
+    assert failed == {Reason.COLLATERAL_MISSING}
+    assert {c.name for c in checks if c.ok} >= {"gpu[7].driver", "switch[3].vbios", "gpus.count"}
+    assert source["commit"] in text
+    assert all(path.rpartition("/")[2] in text for path in source["paths"])
 
 
 def test_release_example_is_clean() -> None:

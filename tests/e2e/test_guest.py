@@ -212,6 +212,7 @@ class Device:
     """A machine launched with some configuration."""
 
     kind: messages.Kind = "tdx"
+    ak = b""
 
     def __init__(self, config: bytes) -> None:
         self._config = config

@@ -255,11 +255,11 @@ def test_order_of_recipients(house: House) -> None:
 
 
 def test_gpus(house: House) -> None:
-    """GPU evidence that this version cannot appraise is refused, bound or not."""
+    """GPU evidence that is none is refused and named, though the machine commits to it."""
     gpus = (messages.GpuEvidence(1, B64(b"report"), B64(b"chain")),)
     asked = replace(house.ask(), gpus=gpus)
 
-    house.refused(asked.body(), "evidence_refused", why="gpu")
+    house.refused(asked.body(), "evidence_refused", why="gpu[0]")
 
 
 @pytest.mark.parametrize("cpu", [b"\0", b"\x04\x00" + bytes(700), bytes(0x4A0), b"\xff" * 5000])

@@ -187,6 +187,7 @@ def test_liveness_and_readiness_follow_the_state() -> None:
     """Without an engine the process is alive and not ready, and says why."""
 
     async def run() -> None:
+        steps = ("attested", "key_held", "engine_up")
         state = ServingState()
         server = await serve_front(Front(state))
         base = f"http://127.0.0.1:{server.port}"
@@ -195,6 +196,11 @@ def test_liveness_and_readiness_follow_the_state() -> None:
                 assert (await http.get("/health")).json() == {"status": "alive"}
                 ready = await http.get("/ready")
                 assert (ready.status_code, ready.json()["reason"]) == (503, "starting")
+                assert [ready.json()[name] for name in steps] == [False, False, False]
+                state.released()
+                ready = await http.get("/ready")
+                assert ready.status_code == 503
+                assert [ready.json()[name] for name in steps] == [True, True, False]
                 assert _code(await http.get("/v1/models")) == (503, "starting")
                 answer = await http.post("/v1/chat/completions", json=BODY)
                 assert _code(answer) == (503, "starting")
@@ -203,11 +209,13 @@ def test_liveness_and_readiness_follow_the_state() -> None:
                 ready = await http.get("/ready")
                 assert ready.status_code == 200
                 assert ready.json()["model_digest"] == DIGEST
+                assert [ready.json()[name] for name in steps] == [True, True, True]
                 answer = await http.post("/v1/chat/completions", json=BODY)
                 assert _code(answer) == (503, "engine_unavailable")
                 state.cut(NotServing.LEASE_ENDED)
                 ready = await http.get("/ready")
                 assert (ready.status_code, ready.json()["reason"]) == (503, "lease_ended")
+                assert [ready.json()[name] for name in steps] == [True, False, False]
         finally:
             await server.stop()
 

@@ -13,17 +13,26 @@ from broker.http.problems import TABLE
 from tests.kit.broker import House, problem
 from tests.kit.broker_guest import identity
 from tests.kit.broker_home import MODEL, RIVAL, TENANT
-from verifier.wire import canonical, messages
+from verifier.wire import canonical, leaf, messages
 from verifier.wire.canonical import B64
 
 OPEN = {
     ("GET", "/health"),
+    ("GET", "/.well-known/jwks.json"),
     ("POST", "/v1/challenges"),
     ("POST", "/v1/releases"),
     ("POST", "/v1/renewals"),
 }
-VALUES = {"tenant": TENANT, "model": "m", "version": "1", "path": "/a", "lease": "none"}
+VALUES = {
+    "tenant": TENANT,
+    "model": "m",
+    "version": "1",
+    "path": "/a",
+    "lease": "none",
+    "entry": "1",
+}
 QUERIES = {
+    "/result": f"?index=0&aud=a&nonce={'00' * 32}",
     "/log/proof": "?index=0",
     "/log/consistency": "?old=1&new=2",
 }
@@ -67,7 +76,7 @@ def test_the_walk_sees_every_route(house: House) -> None:
 
 
 def test_nobody(house: House) -> None:
-    """Without a caller every route but the five open ones answers 401."""
+    """Without a caller every route but the six open ones answers 401."""
     for method, target in routes(house):
         status, code = refusal(house, method, target, None)
         assert (status, code) in {(401, "unauthenticated"), (401, "")}, (method, target)
@@ -129,6 +138,32 @@ def test_runtime_of_another_lease(house: House) -> None:
     bearer = house.token("DELETE", target, key=identity().instance, issuer=f"lease:{first}")
 
     assert refusal(house, "DELETE", target, bearer) == (403, "forbidden")
+
+
+def test_standing(house: House) -> None:
+    """A runtime and its tenant's signers see how a lease stands, in one state epoch."""
+    released = house.released()
+    target = f"/v1/tenants/{TENANT}/leases/{released.lease.id}"
+
+    def seen() -> dict[str, object]:
+        held = house.call(
+            "GET", target, key=identity().instance, issuer=f"lease:{released.lease.id}"
+        )
+        assert held.content == house.call("GET", target).content
+        told: dict[str, object] = msgspec.json.decode(held.content)
+        return told
+
+    first = seen()
+    assert first == {
+        "id": released.lease.id,
+        "state": "live",
+        "not_after": released.lease.not_after,
+        "epoch": first["epoch"],
+    }
+    entry = leaf.decode(released.answer.leaf)
+    assert isinstance(entry, leaf.ReleaseLeaf)
+    assert first["epoch"] == entry.epoch
+    problem(house.call("GET", f"/v1/tenants/{TENANT}/leases/none"), "not_found", 404)
 
 
 def test_ended_lease(house: House) -> None:

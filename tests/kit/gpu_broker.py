@@ -77,10 +77,12 @@ class Site:
     versions: dict[str, int] = field(default_factory=dict)
 
     def require(self, count: int, switches: int = 0, *, name: str = MAIN, **rules: Any) -> None:
-        """Put a policy in force that wants so many GPUs and switches."""
+        """Put a policy in force that wants so many GPUs and switches, unless one is."""
         gpu = GpuRules(count=count, switches=switches, **rules)
         before = self.policies[name]
         draft = vendor.policy_file(before)
+        if draft.appraisal.gpu == gpu:
+            return
         appraisal = msgspec.structs.replace(draft.appraisal, gpu=gpu)
         self.versions[name] = self.versions.get(name, 1) + 1
         self.policies[name] = vendor.sign_policy(

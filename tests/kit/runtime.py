@@ -91,6 +91,7 @@ class SoftBroker:
         self.lease_seconds = 3600
         self.renew_seconds = 1800
         self.alg = "rsa-oaep-sha1"
+        self.epoch = 3
 
     @property
     def anchor(self) -> Anchor:
@@ -144,7 +145,7 @@ class SoftBroker:
             "v": 1,
             "genesis": Hex(self.digest),
             "time": int(time.time()),
-            "epoch": 3,
+            "epoch": self.epoch,
             "state": Hex(bytes(32)),
             "challenge": sha256(request.challenge),
             "recipients": Hex(binding.recipients_digest(request.recipients)),
@@ -322,6 +323,9 @@ class Served:
             self._check_signature(renewal)
             make = self.renewal or broker.renewal_answer
             return 200, json_type, broker.sign(make(renewal))
+        if target.startswith(f"/v1/tenants/{TENANT}/leases/"):
+            told = {"leaf": 0} if method == "DELETE" else {"epoch": broker.epoch, "state": "live"}
+            return 200, json_type, json.dumps(told).encode()
         return self._file(target, span)
 
     def _check_signature(self, request: messages.RenewRequest) -> None:
@@ -367,7 +371,7 @@ def served(broker: SoftBroker, sealed: Path | None = None) -> Iterator[Served]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_GET = do_HEAD = do_POST  # noqa: N815 - the names that http.server looks for
+        do_GET = do_HEAD = do_DELETE = do_POST  # noqa: N815 - the names that http.server looks for
 
         def log_message(self, *_: object) -> None:
             return

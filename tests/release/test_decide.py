@@ -1,5 +1,6 @@
 """Room 5: keys, policy, manifest, dates and evidence must all agree; absent means refuse."""
 
+import dataclasses
 import hashlib
 
 import msgspec
@@ -13,7 +14,14 @@ from verifier.result import Appraisal
 from verifier.wire import canonical
 from verifier.wire.canonical import B64, Hex
 from verifier.wire.documents import Genesis, Release
-from verifier.wire.leaf import NO_POLICY, KeyEntry, KeyState, StateMap
+from verifier.wire.leaf import (
+    NO_DEVICES,
+    NO_POLICY,
+    KeyEntry,
+    KeyState,
+    StateMap,
+    of_devices,
+)
 from verifier.wire.messages import KeyRef
 
 G, MANIFEST, NOW = Hex(b"g" * 32), Hex(b"m" * 32), 10_000
@@ -70,7 +78,7 @@ def result(*, simulated=True, fail=None):
     return appraisal.result()
 
 
-def run(policy=POLICY, *, now=NOW, outcome=None, **changes):
+def run(policy=POLICY, *, now=NOW, outcome=None, claims=b"", **changes):
     held = state(entry(policy, **changes))
     entries = select_keys(held, (REF,))
     read = read_policy(canonical.encode(policy), entries, G)
@@ -81,6 +89,7 @@ def run(policy=POLICY, *, now=NOW, outcome=None, **changes):
         policy=read,
         genesis=GENESIS,
         result=outcome or result(),
+        claims=claims,
         now=now,
     )
 
@@ -167,11 +176,84 @@ def test_a_manifest_outside_the_policy_is_refused():
     assert refused(manifest=Hex(b"n" * 32)).code is Code.DENIED
 
 
-def test_a_policy_that_needs_gpus_is_refused_until_they_can_be_appraised():
-    """No evidence is not the same as no GPU needed."""
-    needs = msgspec.structs.replace(POLICY, appraisal=AppraisalPolicy(gpu=GpuRules(count=1)))
+def with_gpus(*verdicts, kind="gpu"):
+    """Return an accepted result with a device for each verdict."""
+    told = result()
+    devices = [
+        {"kind": kind, "genuine": True, "verdict": verdict, "device_id": f"{at:018x}"}
+        for at, verdict in enumerate(verdicts)
+    ]
+    return dataclasses.replace(told, claims={"devices": devices})
 
-    assert refused(needs).code is Code.DENIED
+
+def needs(count):
+    """Return the policy with a demand for GPUs."""
+    return msgspec.structs.replace(POLICY, appraisal=AppraisalPolicy(gpu=GpuRules(count=count)))
+
+
+def test_no_gpu_evidence_is_not_no_gpu_needed():
+    """A key is never let go under a policy for GPUs without as many accepted ones, nor with more.
+
+    The appraisal refuses that already; the decision does not rest on it.
+    """
+    assert refused(needs(1)).code is Code.DENIED
+    assert refused(needs(2), outcome=with_gpus("accept")).code is Code.DENIED
+    assert refused(needs(1), outcome=with_gpus("reject")).code is Code.DENIED
+    assert refused(needs(1), outcome=with_gpus("accept", kind="switch")).code is Code.DENIED
+    assert refused(outcome=with_gpus("accept")).code is Code.DENIED
+
+
+def test_the_decision_names_the_devices():
+    """Leaf and lease take count and ids from here."""
+    found = run(needs(2), outcome=with_gpus("accept", "accept")).devices
+
+    assert (found.gpus, [each.hex() for each in found.ids]) == (2, [f"{at:018x}" for at in (0, 1)])
+    assert found.digest == of_devices(found.ids)
+    assert run().devices.digest == NO_DEVICES
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        (b'{"tensor_parallel_size":3}', "tensor_parallel_size 3 claimed, 2 GPUs attested"),
+        (b'{"tensor_parallel_size":3,"gpus":2}', "tensor_parallel_size 3 claimed"),
+        (b'{"tensor_parallel_size":2,"gpus":3}', "3 GPUs claimed, 2 attested"),
+        (b'{"tensor_parallel_size":0}', "impossible"),
+        (b'{"gpus":-1}', "impossible"),
+        (b'{"tensor_parallel_size":true}', "cannot be read"),
+        (b'{"tensor_parallel_size":2.5}', "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b"[" * 9000, "cannot be read"),
+    ],
+)
+def test_a_runtime_never_uses_more_gpus_than_it_showed(claims, why):
+    """Its own claims are bound into the evidence; what they ask for must be attested."""
+    error = refused(needs(2), outcome=with_gpus("accept", "accept"), claims=claims)
+
+    assert error.code is Code.DENIED
+    assert why in " ".join(error.reasons)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        b"",
+        b"{}",
+        b'{"tensor_parallel_size":2}',
+        b'{"v":1,"engine":"x","tensor_parallel_size":2,"gpus":2}',
+        b'{"tensor_parallel_size":8,"gpus":0}',
+    ],
+)
+def test_claims_within_what_was_shown(claims):
+    """As many parts as GPUs are fine, and any number on the processor, which needs none."""
+    assert run(needs(2), outcome=with_gpus("accept", "accept"), claims=claims).devices.gpus == 2
+
+
+def test_a_claim_of_parts_without_gpus():
+    """Parts that are not said to be on the processor are on GPUs that nobody saw."""
+    assert refused(claims=b'{"tensor_parallel_size":1}').code is Code.DENIED
+    assert run(claims=b'{"tensor_parallel_size":1,"gpus":0}').devices.gpus == 0
 
 
 @pytest.mark.parametrize(("now", "allowed"), [(99, False), (100, True), (199, True), (200, False)])

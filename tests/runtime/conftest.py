@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from inference_runtime.exchange import Identity
 from ostiary.demo_model import make_demo_model
-from tests.kit.runtime import SoftBroker
+from tests.kit.runtime import Served, SoftBroker, served
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "plain"
     make_demo_model(folder)
     return folder
+
+
+@pytest.fixture
+def house(broker: SoftBroker, model_folder: Path, tmp_path: Path) -> Iterator[Served]:
+    """Give a broker that serves the sealed demo model."""
+    broker.seal(model_folder, tmp_path / "sealed")
+    with served(broker, tmp_path / "sealed") as found:
+        yield found

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from ostiary.simulator.device import serving
-from tests.kit.runtime import MODEL, TENANT, Served, SoftBroker, problem, served
+from tests.kit.runtime import MODEL, TENANT, Served, problem
 
 FORBIDDEN = ("litestar", "sqlalchemy", "pkcs11", "broker", "alembic", "aiosqlite", "xllamacpp")
 
@@ -36,14 +36,6 @@ def test_light(load: str) -> None:
         [sys.executable, "-c", f"{load}\n{told}"], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.fixture
-def house(broker: SoftBroker, model_folder: Path, tmp_path: Path) -> Iterator[Served]:
-    """Give a broker that serves the sealed demo model."""
-    broker.seal(model_folder, tmp_path / "sealed")
-    with served(broker, tmp_path / "sealed") as found:
-        yield found
 
 
 def children(pid: int) -> list[int]:

@@ -18,6 +18,12 @@ _LIST: Final = (
     .order_by(_A.c.id.desc())
     .limit(sa.bindparam("rows"))
 )
+_EVERYONE: Final = (
+    sa.select(_A)
+    .where(_A.c.id < sa.bindparam("before"))
+    .order_by(_A.c.id.desc())
+    .limit(sa.bindparam("rows"))
+)
 
 
 @final
@@ -44,6 +50,19 @@ async def insert(unit: Unit, row: AuditRow) -> None:
 async def listed(unit: Unit, tenant: bytes, *, before: int, limit: int) -> tuple[AuditRow, ...]:
     """Return rows of a tenant, newest first, with ids below `before`."""
     found = await unit.all(_LIST, {"tenant": tenant, "before": before, "rows": limit})
+    return tuple(AuditRow(*(*row[:-1], tuple(json.loads(row.reasons)))) for row in found)
+
+
+async def by_id(unit: Unit, tenant: bytes, entry: int) -> AuditRow | None:
+    """Return a tenant's row by its id."""
+    found = await unit.all(_LIST, {"tenant": tenant, "before": entry + 1, "rows": 1})
+    rows = [AuditRow(*(*row[:-1], tuple(json.loads(row.reasons)))) for row in found]
+    return next((row for row in rows if row.id == entry), None)
+
+
+async def everyone(unit: Unit, *, before: int, limit: int) -> tuple[AuditRow, ...]:
+    """Return rows of all tenants and of none, newest first, with ids below `before`."""
+    found = await unit.all(_EVERYONE, {"before": before, "rows": limit})
     return tuple(AuditRow(*(*row[:-1], tuple(json.loads(row.reasons)))) for row in found)
 
 

@@ -1,4 +1,7 @@
-"""Rows of `leases` and `lease_keys`. A lease is live while its state says so and its time runs."""
+"""Rows of `leases`, and the keys and devices that they hold.
+
+A lease is live while its state says so and its time runs.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,17 @@ _EVERY: Final = 1 << 62
 
 _L: Final = schema.leases
 _K: Final = schema.lease_keys
+_D: Final = schema.lease_devices
 _BY_ID: Final = sa.select(_L).where(_L.c.id == sa.bindparam("id"))
 _KEYS: Final = (
     sa.select(_K.c.lease, _K.c.key_id, _K.c.key_version)
     .where(_K.c.lease.in_(sa.bindparam("leases", expanding=True)))
     .order_by(_K.c.lease, _K.c.key_id, _K.c.key_version)
+)
+_DEVICES: Final = (
+    sa.select(_D.c.lease, _D.c.device)
+    .where(_D.c.lease.in_(sa.bindparam("leases", expanding=True)))
+    .order_by(_D.c.lease, _D.c.device)
 )
 _RENEW: Final = (
     sa.update(_L)
@@ -44,7 +53,8 @@ class LeaseRow:
 
     `instance` is the SPKI (DER) that signs renewals, `platform` what tells one machine from another
     (may be empty), `policy` the digest under which it was released, `leaf` the index of the newest
-    leaf about it, `cause` why it ended (empty while it is live). Times are unix seconds.
+    leaf about it, `cause` why it ended (empty while it is live), `devices` the ids of the GPUs and
+    switches that it holds, sorted. Times are unix seconds.
     """
 
     id: str
@@ -60,17 +70,18 @@ class LeaseRow:
     cause: str
     leaf: int
     keys: tuple[KeyRef, ...]
+    devices: tuple[bytes, ...] = ()
 
     def is_live(self, now: int) -> bool:
         """Whether it still counts and may be renewed."""
         return self.state == LIVE and now < self.not_after
 
 
-_COLUMNS: Final = tuple(f.name for f in fields(LeaseRow) if f.name != "keys")
+_COLUMNS: Final = tuple(f.name for f in fields(LeaseRow) if f.name not in {"keys", "devices"})
 
 
 async def insert(unit: Unit, row: LeaseRow) -> None:
-    """Add a lease and the keys that it holds."""
+    """Add a lease, and the keys and devices that it holds."""
     await unit.run(sa.insert(_L), {name: getattr(row, name) for name in _COLUMNS})
     await unit.run(
         sa.insert(_K),
@@ -79,12 +90,16 @@ async def insert(unit: Unit, row: LeaseRow) -> None:
             for ref in row.keys
         ],
     )
+    if row.devices:
+        await unit.run(
+            sa.insert(_D), [{"lease": row.id, "device": device} for device in row.devices]
+        )
 
 
 async def by_id(unit: Unit, lease: str) -> LeaseRow | None:
     """Return one lease."""
     row = await unit.first(_BY_ID, {"id": lease})
-    return None if row is None else (await _with_keys(unit, [row]))[0]
+    return None if row is None else (await _whole(unit, [row]))[0]
 
 
 async def listed(
@@ -107,7 +122,7 @@ async def listed(
         older = sa.or_(_L.c.created < created, sa.and_(_L.c.created == created, _L.c.id < lease))
         statement = statement.where(older)
     statement = statement.order_by(_L.c.created.desc(), _L.c.id.desc()).limit(limit)
-    return await _with_keys(unit, await unit.all(statement))
+    return await _whole(unit, await unit.all(statement))
 
 
 async def count_live(
@@ -153,7 +168,7 @@ async def live_on_platform(unit: Unit, g: bytes, platform: bytes, now: int) -> t
         .where(_L.c.state == LIVE, _L.c.not_after > now)
         .order_by(_L.c.created, _L.c.id)
     )
-    return await _with_keys(unit, found)
+    return await _whole(unit, found)
 
 
 async def renew(unit: Unit, lease: str, *, not_after: int, recipients: bytes, leaf: int) -> bool:
@@ -167,10 +182,14 @@ async def end(unit: Unit, lease: str, *, cause: str, leaf: int) -> bool:
     return await unit.run(_END, {"at": lease, "cause": cause, "leaf": leaf}) == 1
 
 
-async def _with_keys(unit: Unit, rows: Sequence[Any]) -> tuple[LeaseRow, ...]:
+async def _whole(unit: Unit, rows: Sequence[Any]) -> tuple[LeaseRow, ...]:
+    """Return leases with what they hold."""
     if not rows:
         return ()
-    held: dict[str, list[KeyRef]] = {row.id: [] for row in rows}
-    for key in await unit.all(_KEYS, {"leases": list(held)}):
-        held[key.lease].append(KeyRef(key.key_id, key.key_version))
-    return tuple(LeaseRow(*(*row, tuple(held[row.id]))) for row in rows)
+    keys: dict[str, list[KeyRef]] = {row.id: [] for row in rows}
+    devices: dict[str, list[bytes]] = {row.id: [] for row in rows}
+    for key in await unit.all(_KEYS, {"leases": list(keys)}):
+        keys[key.lease].append(KeyRef(key.key_id, key.key_version))
+    for row in await unit.all(_DEVICES, {"leases": list(devices)}):
+        devices[row.lease].append(row.device)
+    return tuple(LeaseRow(*(*row, tuple(keys[row.id]), tuple(devices[row.id]))) for row in rows)
