@@ -20,6 +20,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--serve", action="store_true", help="stop after set-up and leave the broker running"
     )
+    parser.add_argument(
+        "--gpus",
+        choices=("1", "2", "4", "8", "8+4"),
+        default="2",
+        help="each machine's GPUs, and NVSwitches with them (2)",
+    )
     parser.set_defaults(run=common.guarded(_run))
 
 
@@ -36,6 +42,6 @@ def _run(args: argparse.Namespace) -> int:
         )
 
     try:
-        return tale.tell(args.home.absolute(), serve=args.serve)
+        return tale.tell(args.home.absolute(), serve=args.serve, gpus=args.gpus)
     except StoryError as error:
         return common.fail(f"demo: {error}", REFUSED)

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ostiary.cli import gpu_evidence, inputs
+from ostiary.cli import gpu_evidence, inputs, nras
 from ostiary.cli.inputs import UnreadableError
 from verifier.anchors import PINNED, Anchors
 from verifier.errors import VerifierError
 from verifier.nvgpu import chain, spdm
-from verifier.nvgpu.appraise import appraise
+from verifier.nvgpu.appraise import appraise_gpus
 from verifier.nvgpu.device import DeviceEvidence, DeviceKind
 from verifier.nvgpu.endorsements import GpuEndorsements
 from verifier.result import Appraisal, AttestationResult
@@ -72,6 +72,7 @@ def add_parsers(kinds: _Subparsers) -> tuple[argparse.ArgumentParser, ...]:
         metavar="TIME",
         help="judge dates at this time, e.g. 2026-03-01T00:00:00Z (RFC 3339)",
     )
+    nras.add_options(nvidia)
     nvidia.add_argument("--policy", type=Path, metavar="F", help="rules and counts, TOML")
     nvidia.add_argument("--json", action="store_true", help="print the result as JSON")
     nvidia.set_defaults(appraise=judge)
@@ -99,15 +100,22 @@ def judge(args: argparse.Namespace, anchors: Anchors = PINNED) -> AttestationRes
         refused = Appraisal("nvidia")
         refused.fail("collateral", error)
         return refused.result()
-    return appraise(
-        devices,
-        endorsements,
-        policy=policy,
-        nonce=nonce,
-        now=now,
-        anchors=anchors,
-        revocation_required=not args.no_revocation,
-    )
+    appraisal = Appraisal("nvidia")
+    try:
+        appraise_gpus(
+            appraisal,
+            devices,
+            endorsements,
+            policy=policy,
+            nonce=nonce,
+            now=now,
+            anchors=anchors,
+            revocation_required=not args.no_revocation,
+        )
+    except VerifierError as error:
+        appraisal.fail("gpus", error)
+    nras.judge(args, appraisal, devices, nonce=nonce, now=now)
+    return appraisal.result()
 
 
 def _parts(args: argparse.Namespace, name: str) -> tuple[bytes, ...]:

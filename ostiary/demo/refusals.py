@@ -22,7 +22,7 @@ from inference_runtime.errors import RuntimeFault
 from inference_runtime.exchange import Bound, Identity
 from ostiary import vendor
 from ostiary.client import ClientError
-from ostiary.demo.stage import GPUS, LEASE_SECONDS, MODEL, TENANT, Stage
+from ostiary.demo.stage import LEASE_SECONDS, MODEL, TENANT, Stage
 from ostiary.processes import Program
 from ostiary.story import Story, StoryError
 from verifier.wire import binding, leaf
@@ -179,7 +179,7 @@ class _Forger:
 def _forged_gpu(story: Story, stage: Stage, visitor: _Visitor) -> None:
     bound = visitor.attest(_Forger(visitor.gpus))
     code = _refused(lambda: visitor.ask(bound))
-    story.refusal(f"{GPUS} GPUs, one of them forged", code, _why(stage, code))
+    story.refusal(f"{stage.set}, the last of them forged", code, _why(stage, code))
 
 
 def _spliced(story: Story, stage: Stage, visitor: _Visitor, serving: Gpus) -> None:

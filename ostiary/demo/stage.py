@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from ostiary.client import Tenant, TenantClient
 from ostiary.processes import Program
+from ostiary.simulator.nvidia.devices import DRIVER
 from ostiary.story import StoryError
+from verifier.policy import GpuRules
 from verifier.wire.messages import KeyRef
 
 TENANT: Final = "acme"
@@ -27,8 +29,14 @@ MODEL: Final = KeyRef("tiny-llama", 1)
 MARK: Final = ".ostiary-demo"
 """Stands in a folder that the demo made, so that it removes no other."""
 LEASE_SECONDS: Final = 12
-GPUS: Final = 2
-"""How many GPUs each of the demo's machines has."""
+SHAPES: Final = {
+    "1": GpuRules(count=1, modes=("spt",), min_driver=DRIVER),
+    "2": GpuRules(count=2, modes=("mpt",), min_driver=DRIVER),
+    "4": GpuRules(count=4, modes=("mpt",), min_driver=DRIVER),
+    "8": GpuRules(count=8, modes=("mpt",), min_driver=DRIVER),
+    "8+4": GpuRules(count=8, switches=4, modes=("ppcie",), min_driver=DRIVER),
+}
+"""The GPUs, and the NVSwitches with them, that each machine of the demo may have."""
 
 
 def free_port() -> int:
@@ -44,6 +52,7 @@ class Stage:
     """Where the demo plays. Use it as a context manager."""
 
     root: Path
+    shape: str = "2"
     port: int = field(default_factory=free_port)
     runtime_port: int = field(default_factory=free_port)
     vendor_port: int = field(default_factory=free_port)
@@ -66,6 +75,17 @@ class Stage:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    @property
+    def gpus(self) -> GpuRules:
+        """What the policy wants of a machine's GPUs."""
+        return SHAPES[self.shape]
+
+    @property
+    def set(self) -> str:
+        """A machine's devices in words."""
+        switches = f" and {self.gpus.switches} NVSwitches" if self.gpus.switches else ""
+        return f"{self.gpus.count} GPU{'s' if self.gpus.count > 1 else ''}{switches}"
 
     @property
     def broker(self) -> Path:
@@ -168,7 +188,9 @@ class Stage:
             "--config",
             config.hex(),
             "--gpus",
-            str(GPUS),
+            str(self.gpus.count),
+            "--gpu-mode",
+            self.gpus.modes[0],
             *more,
         )
         program.until(path.exists, 15)

@@ -19,11 +19,10 @@ from ostiary.cli import simulator as simulator_cli
 from ostiary.cli.common import folder_size
 from ostiary.client import Tenant
 from ostiary.demo import refusals
-from ostiary.demo.stage import GPUS, LEASE_SECONDS, MODEL, TENANT, Stage, answers
+from ostiary.demo.stage import LEASE_SECONDS, MODEL, TENANT, Stage, answers
 from ostiary.demo_model import make_demo_model
 from ostiary.processes import Program
 from ostiary.simulator.machine import LaunchRequest, launch_td
-from ostiary.simulator.nvidia.devices import DRIVER
 from ostiary.story import Story, StoryError
 from verifier.policy import AppraisalPolicy, GpuRules, TdxReference
 from verifier.tlog.note import VerifierKey
@@ -35,7 +34,7 @@ from verifier.wire.leaf import KeyState
 QUESTION: Final = "Who keeps the door?"
 
 
-def tell(root: Path, *, serve: bool) -> int:
+def tell(root: Path, *, serve: bool, gpus: str = "2") -> int:
     """Tell the whole story under `root`; with `serve`, stop after the set-up and stay.
 
     Raises:
@@ -46,7 +45,7 @@ def tell(root: Path, *, serve: bool) -> int:
         "[bold]Ostiary[/bold]: a model's key goes only to a machine that proves what it is.\n"
         "[yellow]The hardware here is SIMULATED: its evidence proves nothing.[/yellow]"
     )
-    with Stage(root) as stage:
+    with Stage(root, gpus) as stage:
         set_up(story, stage)
         if serve:
             return stay(story, stage)
@@ -168,10 +167,12 @@ def hand_in(story: Story, stage: Stage) -> None:
         with story.wait("uploading", folder_size(stage.sealed)) as moved:
             publish.push(client, stage.sealed, moved)
         story.line("pushed: ciphertext, manifest, and the key wrapped to the HSM")
-        signed = vendor.sign_policy(policy(tenant, sealed.digest), tenant, key, version=1)
+        signed = vendor.sign_policy(
+            policy(tenant, sealed.digest, stage.gpus), tenant, key, version=1
+        )
         (stage.root / "vendor" / "policy-1.json").write_bytes(signed)
         client.push_policy(signed)
-        story.line("policy 1 is in force", f"one launch, UpToDate TCB, {GPUS} GPUs, 8 leases")
+        story.line("policy 1 is in force", f"one launch, UpToDate TCB, {stage.set}, 8 leases")
         epoch = client.epoch()
         client.order_key(vendor.sign_order(tenant, key, MODEL, KeyState.ACTIVE, epoch=epoch))
         story.line(f"key {MODEL.id}/{MODEL.version} is active", "by a signed order, in the log")
@@ -195,7 +196,7 @@ def _read_out(stage: Stage, import_key: bytes) -> bytes:
     return hashlib.sha256(import_key).digest()
 
 
-def policy(tenant: Tenant, manifest: bytes) -> vendor.PolicyFile:
+def policy(tenant: Tenant, manifest: bytes, gpus: GpuRules) -> vendor.PolicyFile:
     """Return the demo's policy: the one TD that the demo launches, with its GPUs, nothing else."""
     anchor = binding.anchor(bytes(tenant.genesis.broker), tenant.digest)
     td = launch_td(LaunchRequest(config=anchor))
@@ -212,9 +213,7 @@ def policy(tenant: Tenant, manifest: bytes) -> vendor.PolicyFile:
         keys=(f"{MODEL.id}/{MODEL.version}",),
         manifests=(Hex(manifest),),
         release=Release(lease_seconds=LEASE_SECONDS, max_leases=8),
-        appraisal=AppraisalPolicy(
-            gpu=GpuRules(count=GPUS, modes=("mpt",), min_driver=DRIVER), reference=(reference,)
-        ),
+        appraisal=AppraisalPolicy(gpu=gpus, reference=(reference,)),
     )
 
 
@@ -225,7 +224,7 @@ def run(story: Story, stage: Stage) -> Program:
     anchor = binding.anchor(bytes(tenant.genesis.broker), tenant.digest)
     device = stage.start_machine("machine", anchor)
     story.line(
-        f"a TD with {GPUS} GPUs is launched for this broker and tenant",
+        f"a TD with {stage.set} is launched for this broker and tenant",
         f"MRCONFIGID {anchor.hex()[:16]}…",
     )
     arguments = ["ostiary", "runtime", "serve", "--broker", stage.url, "--tenant", TENANT]
