@@ -14,12 +14,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Final, Literal, final
 
 import msgspec
 
 from inference_runtime import clock, exchange
-from inference_runtime.attester import ReportDevice
+from inference_runtime.attester import DeviceFault, ReportDevice
 from inference_runtime.attester.gpus import Gpus
 from inference_runtime.client import BrokerClient, Held
 from inference_runtime.engine.protocol import Engine, EngineAddress, Stage, Watch
@@ -32,6 +32,7 @@ from inference_runtime.ready import ReadyState
 from inference_runtime.registry import Registry
 from inference_runtime.sealed import manifest as manifests
 from inference_runtime.sealed.stream_model import StreamedModel
+from inference_runtime.term import Term, first_of, until_over
 from verifier.wire import messages
 from verifier.wire.messages import KeyRef
 
@@ -44,6 +45,10 @@ MIN_WAIT_SECONDS: Final = 1.0
 """Least time between renewals, whatever a lease says."""
 DRAIN_SECONDS: Final = 1.0
 _GPU: Final = 1  # `kind` of a GPU in evidence
+_MAY_PASS: Final = frozenset(
+    {Fault.BROKER_UNAVAILABLE, Fault.BROKER_ASK_AGAIN, DeviceFault.FAILED, DeviceFault.RACED}
+)
+"""What keeps a renewal waiting, and does not end the lease before its time."""
 Fetching = Callable[[int, int], None]
 """Told how many sealed bytes have come, of how many; from any thread, never twice at once."""
 
@@ -78,29 +83,6 @@ class RuntimeClaims(msgspec.Struct, frozen=True):
     version: int
     tensor_parallel_size: int
     gpus: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A lease as it is kept: `ends` is when it is over by the monotonic clock.
-
-    `epoch` is the tenant's state in which it was granted; once that has moved, it is renewed.
-    """
-
-    lease: messages.Lease
-    ends: float
-    epoch: int = -1
-
-    @classmethod
-    def of(cls, lease: messages.Lease, epoch: int = -1) -> Term:
-        """Return the term of a lease that came in now."""
-        return cls(lease, clock.monotonic() + lease.not_after - clock.now(), epoch)
-
-    @property
-    def over(self) -> bool:
-        """Whether one of the clocks says that the lease has ended."""
-        return clock.now() >= self.lease.not_after or clock.monotonic() >= self.ends
 
 
 @final
@@ -336,7 +318,7 @@ class Supervisor:
         """Return when the engine has died or the lease is over."""
         begun = clock.monotonic()
         died = asyncio.create_task(self._engine.wait_exit())
-        if await _first(died, kept):
+        if await first_of(died, kept):
             self._watch(Stage("engine ended", self._engine.last_words, clock.monotonic() - begun))
             return NotServing.ENGINE_EXITED
         return kept.result()
@@ -347,9 +329,9 @@ class Supervisor:
         """Renew the lease for as long as the broker lets us; return why it ended."""
         while True:
             # A renewal that hangs does not prolong anything: the lease ends beside it.
-            over = asyncio.create_task(_until_over(term))
+            over = asyncio.create_task(until_over(term))
             renewed = asyncio.create_task(self._renewed(identity, anchor, term))
-            if not await _first(renewed, over):
+            if not await first_of(renewed, over):
                 return NotServing.LEASE_ENDED
             outcome = renewed.result()
             if isinstance(outcome, NotServing):
@@ -369,10 +351,10 @@ class Supervisor:
                 if fault.code is Fault.BROKER_REFUSED:
                     self._watch(Stage("renewal refused", str(fault), 0.0))
                     return NotServing.LEASE_REVOKED
-                if fault.code not in {Fault.BROKER_UNAVAILABLE, Fault.BROKER_ASK_AGAIN}:
+                if fault.code not in _MAY_PASS:
                     self._watch(Stage("renewal failed", str(fault), 0.0))
                     return NotServing.RENEWAL_FAILED
-                # The broker may come back before the lease is over; nothing else is tried.
+                # Broker and device may come back before the lease is over; nothing else is tried.
                 self._watch(Stage("renewal waits", str(fault), 0.0))
                 wait = RETRY_SECONDS
 
@@ -423,22 +405,3 @@ def _counted(bound: exchange.Bound) -> str:
     devices = bound.evidence.gpus
     gpus = sum(device.kind == _GPU for device in devices)
     return f", {gpus} GPUs, {len(devices) - gpus} switches" if devices else ""
-
-
-async def _until_over(term: Term) -> None:
-    # Woken every second: the wall clock may be stepped, and a lease ends by it too.
-    while not term.over:
-        left = min(term.lease.not_after - clock.now(), term.ends - clock.monotonic())
-        await asyncio.sleep(max(0.0, min(1.0, left)))
-
-
-async def _first(one: asyncio.Task[Any], other: asyncio.Task[Any]) -> bool:
-    """Wait for the first of two and end the other; tell whether `one` is done."""
-    try:
-        await asyncio.wait({one, other}, return_when=asyncio.FIRST_COMPLETED)
-        return one.done()
-    finally:
-        for task in (one, other):
-            task.cancel()
-        # Waited for, but not collected: a result that counts is asked for by whoever called.
-        await asyncio.wait({one, other})

@@ -7,8 +7,9 @@ use for is refused by name.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 from inference_runtime.attester import ReportDevice
 from inference_runtime.attester.gpus import DriverGpus, Gpus
@@ -22,7 +23,12 @@ from ostiary.cli.inputs import UnreadableError
 from ostiary.client import ClientError
 from verifier.wire.messages import Kind
 
-_REAL_ONLY = {"privlevel": None, "tpm": None, "ak_issuers": [], "azure_fresh_report": False}
+_REAL_ONLY: Final[Mapping[str, object]] = {
+    "privlevel": None,
+    "tpm": None,
+    "ak_issuers": [],
+    "azure_fresh_report": False,
+}
 """Options of real machines, and what each is where nothing was said."""
 
 

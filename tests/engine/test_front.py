@@ -29,7 +29,7 @@ def _live(gguf: Path, story: Callable[[House], Awaitable[None]], **options: Any)
 
     async def run() -> None:
         async with running_front(gguf, **options) as house:
-            await asyncio.wait_for(story(house), 20)
+            await asyncio.wait_for(story(house), 90)  # the processors are shared
 
     asyncio.run(run())
 

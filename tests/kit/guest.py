@@ -28,7 +28,8 @@ SECONDS = int(os.environ.get("OSTIARY_GUEST_BOOT_SECONDS", "900"))
 FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 _RELAY = (
-    "import socket,sys,threading,os\n"
+    "import socket,sys,threading,os,time\n"
+    "time.sleep(8)\n"  # the broker answers late, so that callers find the runtime starting
     "s=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n"
     "def up():\n"
     "    while d:=os.read(0,65536): s.sendall(d)\n"
@@ -93,8 +94,10 @@ def boot(
     shutil.copyfile(VARIABLES, work / "variables.fd")
     console, port, other = work / "console", _free_port(), _free_port()
     tpm = subprocess.Popen(
-        ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={work / 'tpm'}", "--terminate"]
-        + ["--ctrl", f"type=unixio,path={work / 'tpm.sock'}"],
+        [
+            *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={work / 'tpm'}", "--terminate"),
+            *("--ctrl", f"type=unixio,path={work / 'tpm.sock'}"),
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -183,6 +186,14 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def partitions(disk: Path) -> list[int]:
+    """Return where each partition starts, in bytes (GPT: entries from sector 2, 128 bytes each)."""
+    with disk.open("rb") as file:
+        file.seek(2 * 512)
+        entries = [file.read(128) for _ in range(128)]
+    return [int.from_bytes(each[32:40], "little") * 512 for each in entries if any(each[:16])]
 
 
 def tampered(disk: Path, target: Path, at: int) -> Path:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from inference_runtime import supervisor
+from inference_runtime.attester import AttesterError, DeviceFault, Evidence
+from inference_runtime.attester.socket_device import SocketDevice
 from inference_runtime.front.state import NotServing
 from tests.kit.night import RENEWALS, alive, opening, serving_night, stream
 from tests.kit.runtime import Served, problem
@@ -91,6 +93,30 @@ def test_a_broker_that_is_away_for_a_while(house: Served, tmp_path: Path) -> Non
             seen = looks(house)
             await night.until(lambda: looks(house) > seen + 3)
             assert house.count(*RENEWALS) == 0
+            assert night.supervisor.state.serving
+
+    asyncio.run(play())
+
+
+def test_a_device_that_fails_for_a_moment(
+    house: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evidence that cannot be had just now is asked for again, while the lease lives."""
+    monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.05)
+    report = SocketDevice.report
+    faults = [DeviceFault.FAILED, DeviceFault.RACED]
+
+    def failing(device: SocketDevice, report_data: bytes) -> Evidence:
+        if faults:
+            raise AttesterError(faults.pop(), "the metadata service is busy")
+        return report(device, report_data)
+
+    async def play() -> None:
+        async with serving_night(house, tmp_path) as night:
+            monkeypatch.setattr(SocketDevice, "report", failing)
+            house.broker.epoch += 1
+            await night.until(lambda: bool(night.said("renewal")))
+            assert len(night.said("renewal waits")) == 2
             assert night.supervisor.state.serving
 
     asyncio.run(play())
