@@ -5,18 +5,20 @@ SHELL := /bin/bash
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
-FUZZ_SECONDS ?= 20
+GUEST ?= deploy/guest/guest.toml
+GUEST_OUT ?= .ostiary/guest-image
+FUZZ_SECONDS ?= 12
 FUZZ_JOBS ?= $(shell nproc)
 NOT_FOR_COVERAGE := __pycache__ attester benchmarks cli client docs e2e engine fuzz hsm http kit log release runtime sealed services simulator store vllm
 COVERAGE_TESTS ?= $(filter-out $(addsuffix /,$(addprefix tests/,$(NOT_FOR_COVERAGE))),$(wildcard tests/*/))
 
-.PHONY: help demo vllm-test test check lint coverage bench serve fuzz fuzz-ci fuzz-hour docker-steps gpu-oracle lock clean
+.PHONY: help demo vllm-test test check lint coverage bench serve fuzz fuzz-ci fuzz-hour docker-steps guest-image guest-test gpu-oracle lock clean
 
 help:                ## this list
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.demo  ## one release from end to end, then everything that must be refused
-	@$(BIN)/ostiary demo
+demo: $(VENV)/.demo  ## one release from end to end, then everything that must be refused; GPUS=8+4 for a board
+	@$(BIN)/ostiary demo $(if $(GPUS),--gpus $(GPUS))
 
 serve: $(VENV)/.demo ## a broker that stays up, with its OpenAPI page
 	@$(BIN)/ostiary demo --serve
@@ -59,6 +61,16 @@ docker-steps:        ## the Dockerfile's steps one by one in an empty root (debo
 
 gpu-oracle: $(VENV)/.dev ## NVIDIA's own SDK, in an environment of its own, asked what we are asked
 	@$(BIN)/python -m contrib.nvidia_sdk_oracle.compare
+
+guest-image: $(VENV)/.demo ## the confidential VM's image from GUEST, into GUEST_OUT (root, debootstrap; minutes)
+	@$(BIN)/python -m deploy.guest.build --settings $(GUEST) --out $(GUEST_OUT)
+	@$(BIN)/ostiary policy measure pcr --uki $(GUEST_OUT)/linux.efi --pcrs 4,11,12 --out $(GUEST_OUT)/pcr.toml
+	@echo "Next: docs/guest.md says what a policy names of it, and how it is launched."
+
+guest-test: $(VENV)/.dev ## that image built for an emulator and booted there, whole and tampered with (root, QEMU; ten minutes and more)
+	@$(BIN)/python -m deploy.guest.build --settings tests/guest/guest.toml --out .ostiary/guest-test
+	@echo "Booting under software emulation, six times: some minutes each."
+	@OSTIARY_GUEST_IMAGE=.ostiary/guest-test $(BIN)/python -m pytest tests/guest -v -o faulthandler_timeout=0
 
 lock:                ## write the lock files anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

@@ -38,6 +38,8 @@ class Code(StrEnum):
     LEASE_LIMIT = "lease_limit"
     LEASE_ENDED = "lease_ended"
     GPU_IN_USE = "gpu_in_use"
+    PROVENANCE_REFUSED = "provenance_refused"
+    PROVENANCE_UNAVAILABLE = "provenance_unavailable"
     LOG_UNAVAILABLE = "log_unavailable"
     LOG_ROLLED_BACK = "log_rolled_back"
     HSM_UNAVAILABLE = "hsm_unavailable"

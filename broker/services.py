@@ -31,6 +31,7 @@ from broker.log.sequencer import Sequencer
 from broker.log.signer import in_our_words
 from broker.maintenance import Maintenance
 from broker.models.service import ModelService
+from broker.policies.provenance import ProvenanceService
 from broker.policies.service import PolicyService
 from broker.release.flow import ReleaseFlow
 from broker.release.keyring import Keyring
@@ -56,6 +57,7 @@ class Services:
     tenants: TenantService
     keys: KeyService
     policies: PolicyService
+    provenance: ProvenanceService
     models: ModelService
     leases: LeaseService
     log: Reader
@@ -108,6 +110,8 @@ async def open_services(
         endorsements = await stack.enter_async_context(
             open_endorsements(home, settings, anchors, cache, now)
         )
+        provenance = ProvenanceService(store, objects, now)
+        await provenance.alarm()
         releases = ReleaseFlow(
             store=store,
             sequencer=sequencer,
@@ -115,6 +119,7 @@ async def open_services(
             keyring=Keyring(hsm, time.monotonic),
             collateral=endorsements,
             gpu_collateral=StoredGpus(endorsements.stored),
+            provenance=provenance,
             objects=objects,
             audit=audit,
             anchors=anchors,
@@ -129,6 +134,7 @@ async def open_services(
             tenants=TenantService(store, sequencer, hsm),
             keys=KeyService(store, sequencer, hsm, objects, now),
             policies=PolicyService(store, sequencer, now),
+            provenance=provenance,
             models=ModelService(store, objects, now),
             leases=LeaseService(store, sequencer, now),
             log=log,

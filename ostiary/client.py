@@ -190,6 +190,14 @@ class TenantClient:
         """Hand in a signed release policy (DSSE)."""
         self._call("PUT", "/policies", document)
 
+    def push_provenance(self, policy: bytes, raw: bytes) -> None:
+        """Hand in a `ProvenanceSet` for the policy version whose payload has this SHA-256."""
+        self._call("PUT", f"/policies/{policy.hex()}/provenance", raw)
+
+    def provenance(self, policy: bytes) -> bytes:
+        """Return the `ProvenanceSet` that the broker has for a policy version."""
+        return self._call("GET", f"/policies/{policy.hex()}/provenance")
+
     def push_manifest(self, model: str, version: int, envelope: bytes) -> None:
         """Register a sealed model's signed manifest."""
         self._call("PUT", f"/models/{model}/{version}/manifest", envelope)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from inference_runtime.sealed import manifest
 from inference_runtime.sealed.seal import ModelName, seal_model
 from inference_runtime.sealed.secret import SecretKey
+from ostiary import provenance
 from ostiary.client import ClientError, Tenant, wrap_dek
 from verifier import dsse
 from verifier.errors import Reason, VerifierError
@@ -229,6 +230,7 @@ def lint(policy: PolicyFile) -> list[str]:
     if appraisal.snp.allow_masked_chip_id:
         found.append("snp.allow_masked_chip_id: one machine cannot be told from another")
     found += _lint_gpus(appraisal.gpu)
+    found += provenance.lint(appraisal.provenance)
     if not policy.release.not_after:
         found.append("release.not_after is open: this policy never runs out by itself")
     return found

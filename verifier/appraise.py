@@ -215,7 +215,7 @@ def appraise(
                 )
             case _:
                 assert_never(kind)
-        appraise_provenance(appraisal, provenance, policy=policy, now=now)
+        appraise_provenance(appraisal, provenance, policy=policy, now=now, cache=cache)
     except VerifierError as error:
         appraisal.fail("genuine", error)
     _judge_gpus(

@@ -47,6 +47,14 @@ TABLE: Final[dict[Code, tuple[HTTPStatus, str]]] = {
     Code.LEASE_LIMIT: (HTTPStatus.FORBIDDEN, "The policy's number of leases is in use."),
     Code.LEASE_ENDED: (HTTPStatus.FORBIDDEN, "The lease has ended."),
     Code.GPU_IN_USE: (HTTPStatus.FORBIDDEN, "A GPU of this machine is in a lease elsewhere."),
+    Code.PROVENANCE_REFUSED: (
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A Sigstore bundle is not genuine under the trusted root that came with it.",
+    ),
+    Code.PROVENANCE_UNAVAILABLE: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "This broker cannot judge Sigstore bundles; its operator installs ostiary[provenance].",
+    ),
     Code.LOG_UNAVAILABLE: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The log cannot be written, so nothing is released.",

@@ -15,10 +15,12 @@ from broker.http.context import Count, Entry, Flag, Name, Req, caller, services
 from broker.store.rows.audit import AuditRow
 from verifier.explain import text
 from verifier.wire import canonical
-from verifier.wire.messages import KeyImport
+from verifier.wire.messages import MAX_PROVENANCE, KeyImport
 
 ROOT: Final = "/v1/tenants/{tenant:str}"
 """Everything of one tenant."""
+PROVENANCE: Final = f"{ROOT}/policies/{{policy:str}}/provenance"
+"""What goes with one policy version, which its digest names."""
 
 
 def answer(value: Any, status: int = 200) -> Response[bytes]:  # noqa: ANN401 - JSON
@@ -102,6 +104,30 @@ async def push_policy(request: Req, tenant: Name) -> Response[bytes]:
     check_body(who, raw)
     done = await services(request).policies.push(who, tenant, raw)
     return answer({"leaf": done.index})
+
+
+@put(
+    PROVENANCE,
+    operation_id="push_provenance",
+    tags=["vendor"],
+    request_max_body_size=MAX_PROVENANCE,
+    operation_class=takes("ProvenanceSet: v, trusted_root, bundles", f"{WIRE}, section 5"),
+)
+async def push_provenance(request: Req, tenant: Name, policy: Name) -> Response[bytes]:
+    """Hand in who built what a policy version admits: Sigstore bundles and their trusted root."""
+    who = await caller(request)
+    raw = await body.raw(request)
+    check_body(who, raw)
+    name = await services(request).provenance.push(who, tenant, policy, raw)
+    return answer({"object": name.hex()})
+
+
+@get(PROVENANCE, operation_id="provenance", tags=["vendor"])
+async def provenance(request: Req, tenant: Name, policy: Name) -> Response[bytes]:
+    """Return the bundles and the trusted root of a policy version as they came."""
+    who = await caller(request)
+    found = await services(request).provenance.show(who, tenant, policy)
+    return Response(found, media_type=body.JSON)
 
 
 @get(f"{ROOT}/state", operation_id="state", tags=["vendor"])
@@ -222,6 +248,8 @@ ROUTES: Final = (
     push_key,
     order_key,
     push_policy,
+    push_provenance,
+    provenance,
     state,
     leases,
     lease_standing,

@@ -9,6 +9,7 @@ one policy at a time; a version that no longer names it leaves it under none, an
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from typing import Final, final
@@ -21,6 +22,7 @@ from broker.log import state as log_state
 from broker.log.draft import Appended, Prepared, TreeHead
 from broker.log.sequencer import Sequencer
 from broker.log.state import State
+from broker.policies import library
 from broker.store.database import Store, Unit
 from broker.store.rows import keys, policies
 from broker.store.rows.policies import PolicyRow
@@ -193,7 +195,9 @@ class PolicyService:
             raise BrokerError(Code.POLICY_INVALID, "policy of another tenant")
         digest = hashlib.sha256(payload).digest()
         draft = PolicyDraft(policy, digest, envelope, self.clock())
-        return await self.sequencer.append(found.g, draft)
+        appended = await self.sequencer.append(found.g, draft)
+        await asyncio.to_thread(library.alarm, policy, found.name)
+        return appended
 
     async def listed(self, caller: Caller, tenant: str) -> tuple[PolicyRow, ...]:
         """Return all versions of all policies of a tenant, signed as they came.

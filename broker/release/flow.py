@@ -25,8 +25,10 @@ from broker.log.sequencer import Sequencer
 from broker.log.signer import in_our_words
 from broker.log.state import State
 from broker.permit import Permit
+from broker.policies.provenance import ProvenanceService
 from broker.release import challenge as challenges
 from broker.release.challenge import Challenge
+from broker.release.collateral import joined
 from broker.release.decide import Decision, decide, read_policy, select_keys
 from broker.release.drafts import Facts, ReleaseDraft, RenewalDraft
 from broker.release.guest import check_renewal_signature, require_recipients
@@ -48,7 +50,6 @@ from verifier.policy import ReleasePolicy
 from verifier.result import AttestationResult
 from verifier.wire import binding, canonical, messages
 from verifier.wire.canonical import B64, Hex
-from verifier.wire.framing import lp_list
 from verifier.wire.messages import ReleaseRequest, RenewRequest
 
 _log = logging.getLogger("broker.release")
@@ -84,6 +85,7 @@ class ReleaseFlow:
     keyring: Keyring
     collateral: CollateralSource
     gpu_collateral: GpuCollateral
+    provenance: ProvenanceService
     objects: Objects
     audit: Audit
     anchors: Anchors
@@ -214,6 +216,7 @@ class ReleaseFlow:
         # 3. Endorsements, then the one reading of the clock, never below the last leaf's.
         found = await self._find(challenge, request.evidence)
         of_gpus = await self._find_gpus(request.evidence, policy)
+        built = await self.provenance.find(policy, bytes(entries[0].policy))
         now = state.head.not_before(self.clock())
         # 4. Genuine, acceptable, and bound to exactly this exchange.
         report_data = binding.report_data(
@@ -236,6 +239,7 @@ class ReleaseFlow:
             found.endorsements,
             policy=policy.appraisal,
             report_data=report_data,
+            provenance=None if built is None else built.provenance,
             gpu_nonce=binding.gpu_nonce(challenge.raw, request.recipients),
             gpu_endorsements=None if of_gpus is None else of_gpus.endorsements,
             now=now,
@@ -254,7 +258,7 @@ class ReleaseFlow:
             now=now,
         )
         raw_result, evidence = result.to_json(), canonical.encode(request.evidence)
-        collateral = found.raw if of_gpus is None else lp_list((found.raw, of_gpus.raw))
+        collateral = joined(found, of_gpus, built)
         # Content-addressed and written before the leaf that names them; a crash here leaves
         # objects that nothing refers to.
         await self.objects.put_all((evidence, collateral, raw_result))
@@ -266,7 +270,7 @@ class ReleaseFlow:
             recipient=hashlib.sha256(wrap_key).digest(),
             kind=challenge.kind,
             evidence=hashlib.sha256(evidence).digest(),
-            collateral=found.digest if of_gpus is None else hashlib.sha256(collateral).digest(),
+            collateral=hashlib.sha256(collateral).digest(),
             result=hashlib.sha256(raw_result).digest(),
             simulated=result.simulated,
             platform=_platform(result),

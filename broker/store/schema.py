@@ -159,6 +159,19 @@ policies: Final = sa.Table(
     sa.Index(None, "g", "digest"),
 )
 
+provenance: Final = sa.Table(
+    "provenance",
+    METADATA,
+    _tree(),
+    _digest("policy", key=True),
+    _digest("object"),
+    _int("created"),
+)
+"""Under which SHA-256 the `ProvenanceSet` of a policy version lies in the object folder.
+
+It may come before the policy. It decides nothing: the policy pins the root, bundles are signed.
+"""
+
 leases: Final = sa.Table(
     "leases",
     METADATA,

@@ -7,11 +7,14 @@ import hashlib
 import json
 from pathlib import Path
 
-from ostiary import publish, vendor
+from ostiary import provenance, publish, vendor
 from ostiary.cli import capture, common, measure
+from ostiary.cli import provenance as provenance_options
 from ostiary.cli.common import OK, REFUSED, Subparsers, console
+from ostiary.cli.inputs import UnreadableError
 from ostiary.client import ClientError, TenantClient, load_key
 from verifier import dsse
+from verifier.policy import AppraisalPolicy
 from verifier.wire import canonical
 from verifier.wire.documents import Genesis
 from verifier.wire.leaf import KeyState
@@ -100,7 +103,14 @@ def _add_policy(subparsers: Subparsers) -> None:
     common.add_tenant_options(sign)
     push = _add(verbs, "push", _push_policy, "put a signed policy in force")
     push.add_argument("signed", type=Path)
+    provenance_options.add_options(push)
     common.add_broker_options(push)
+    built = _add(
+        verbs, "provenance", _push_provenance, "hand in new Sigstore bundles for a policy in force"
+    )
+    built.add_argument("signed", type=Path)
+    provenance_options.add_options(built)
+    common.add_broker_options(built)
 
 
 def _keygen(args: argparse.Namespace) -> int:
@@ -200,10 +210,12 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _lint(args: argparse.Namespace) -> int:
-    objections = vendor.lint(vendor.read_policy_file(common.read(args.policy)))
+    policy = vendor.read_policy_file(common.read(args.policy))
+    objections = vendor.lint(policy)
     for objection in objections:
         console.print(f"- {objection}")
     console.print(f"{len(objections)} objections")
+    _remind(policy.appraisal)
     return REFUSED if objections else OK
 
 
@@ -217,6 +229,7 @@ def _sign_policy(args: argparse.Namespace) -> int:
     )
     common.write(args.out, signed)
     console.print(f"signed    {args.out}, version {args.version}")
+    _remind(policy.appraisal)
     return OK
 
 
@@ -226,8 +239,40 @@ def _digest_of(path: Path) -> bytes:
 
 def _push_policy(args: argparse.Namespace) -> int:
     signed = common.read(args.signed)
-    name = vendor.policy_file(signed).name
+    policy, digest = vendor.policy_file(signed), vendor.policy_digest(signed)
+    built = _provenance(args, policy.appraisal)
     with common.client(args) as client:
+        if built is not None:
+            # Before the policy, so that no request finds the one without the other.
+            client.push_provenance(digest, built)
         client.push_policy(signed)
-    console.print(f"policy {name} is in force: {vendor.policy_digest(signed).hex()}")
+    console.print(f"policy {policy.name} is in force: {digest.hex()}")
+    if built is None:
+        _remind(policy.appraisal)
     return OK
+
+
+def _push_provenance(args: argparse.Namespace) -> int:
+    signed = common.read(args.signed)
+    policy, digest = vendor.policy_file(signed), vendor.policy_digest(signed)
+    built = _provenance(args, policy.appraisal)
+    if built is None:
+        raise ClientError("arguments", "--provenance and --trusted-root are required")
+    with common.client(args) as client:
+        client.push_provenance(digest, built)
+    console.print(f"provenance of policy {policy.name}, version {digest.hex()}, is replaced")
+    return OK
+
+
+def _provenance(args: argparse.Namespace, policy: AppraisalPolicy) -> bytes | None:
+    """Return the set that the options name as it is sent, or None where they name nothing."""
+    try:
+        given = provenance_options.given(args)
+    except UnreadableError as error:
+        raise ClientError("file", str(error)) from error
+    return None if given is None else provenance.prepare(policy, given)
+
+
+def _remind(policy: AppraisalPolicy) -> None:
+    if policy.provenance:
+        console.print(f"note: {provenance.REMINDER}")

@@ -30,6 +30,7 @@ VALUES = {
     "path": "/a",
     "lease": "none",
     "entry": "1",
+    "policy": "00" * 32,
 }
 QUERIES = {
     "/result": f"?index=0&aud=a&nonce={'00' * 32}",

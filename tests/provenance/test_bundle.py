@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kit.vendors import NOW
+from verifier.cache import Cache
 from verifier.errors import Reason, VerifierError
 
 if importlib.util.find_spec("sigstore") is None:
@@ -346,3 +347,22 @@ def test_without_the_extra_it_says_so(house, plain, monkeypatch):
 
     assert Reason.PROVENANCE_UNAVAILABLE is reason
     assert "ostiary[provenance]" in text
+
+
+def test_a_bundle_is_verified_once(house, plain, monkeypatch):
+    """What was verified is remembered for these bytes under this root, and judged by each now."""
+    cache, raw, root = Cache(), kit.raw(plain), house.trusted_root()
+    signed = bundle.verify(raw, root, now=NOW, cache=cache)
+    with pytest.raises(VerifierError, match="later than now"):
+        bundle.verify(raw, root, now=kit.SIGNED - 1, cache=cache)
+    with pytest.raises(VerifierError):
+        bundle.verify(raw, kit.Instance.create().trusted_root(), now=NOW, cache=cache)
+    with pytest.raises(VerifierError):
+        bundle.verify(
+            kit.changed(plain, "messageSignature.signature", "AA=="), root, now=NOW, cache=cache
+        )
+    assert len(cache) == 1
+    assert bundle.available()
+    monkeypatch.setitem(sys.modules, "sigstore.models", None)
+    assert not bundle.available()
+    assert bundle.verify(raw, root, now=NOW, cache=cache) is signed

@@ -12,17 +12,21 @@ Does not tell whether the signer was the right one: that is `judge`.
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
+from verifier.cache import Cache
 from verifier.errors import Reason, VerifierError
 from verifier.provenance import certificate, statement
 from verifier.provenance.signed import MAX_BUNDLE, MAX_ROOT, SIZES, Digest, Signed
+from verifier.wire.framing import lp_list
 
 _MAX_TIMES: Final = 8
 _INSTANCES: Final = ("tlogs", "ctlogs", "certificateAuthorities", "timestampAuthorities")
@@ -44,18 +48,38 @@ class _Anyone:
         """Take any certificate that is genuine."""
 
 
-def verify(raw: bytes, trusted_root: bytes, *, now: int) -> Signed:
+def available() -> bool:
+    """Tell whether the library is installed; the first call loads it, which takes a while."""
+    try:
+        _library()
+    except VerifierError:
+        return False
+    return True
+
+
+def verify(raw: bytes, trusted_root: bytes, *, now: int, cache: Cache | None = None) -> Signed:
     """Return what a bundle proves.
 
     Args:
         raw: the bundle, JSON (versions 0.1 to 0.3).
         trusted_root: Sigstore's TrustedRoot, JSON; the caller knows that it is the right one.
         now: unix seconds, UTC; nothing may have been signed after it.
+        cache: kept by the caller to verify one bundle under one root once.
 
     Raises:
         VerifierError: `provenance_unavailable` without the library, `provenance_root` for a root
             that cannot be used, `provenance_invalid` for anything else.
     """
+    digest = hashlib.sha256(lp_list((raw, trusted_root))).digest()
+    memory = Cache() if cache is None else cache
+    signed = memory.recall(Signed, digest, partial(_verified, raw, trusted_root))
+    if max(signed.times) > now:
+        raise _invalid("signed later than now")
+    return signed
+
+
+def _verified(raw: bytes, trusted_root: bytes) -> Signed:
+    """Return what a bundle proves, whatever the time is now."""
     models, verifying, errors = _library()
     if len(raw) > MAX_BUNDLE:
         raise _invalid(f"{len(raw)} bytes, limit {MAX_BUNDLE}")
@@ -65,8 +89,6 @@ def verify(raw: bytes, trusted_root: bytes, *, now: int) -> Signed:
         times = _times(told)
         if not times or len(times) > _MAX_TIMES:
             raise _invalid(f"1 to {_MAX_TIMES} signed times expected, {len(times)} seen")
-        if max(times) > now:
-            raise _invalid("signed later than now")
         checker = verifying.Verifier(trusted_root=_root(models, trusted_root, times))
         predicate, digests = _content(checker, bundle, told)
         signer = bundle.signing_certificate

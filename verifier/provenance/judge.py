@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from verifier.cache import Cache
 from verifier.errors import Reason, VerifierError
 from verifier.policy import AppraisalPolicy, ProvenanceRules
 from verifier.provenance import bundle
@@ -24,6 +25,7 @@ def appraise_provenance(
     *,
     policy: AppraisalPolicy | None,
     now: int,
+    cache: Cache | None = None,
 ) -> None:
     """Judge the provenance that a policy demands, and record every check as `provenance.…`.
 
@@ -32,6 +34,7 @@ def appraise_provenance(
         provenance: bundles and trusted root; None where none came.
         policy: None, and one that demands nothing, judge nothing.
         now: unix seconds, UTC.
+        cache: kept by the caller to verify one bundle under one root once.
     """
     rules = () if policy is None else policy.provenance
     if not rules:
@@ -55,7 +58,7 @@ def appraise_provenance(
         if given is None:
             continue
         if signed is None:
-            signed = _genuine(appraisal, given, now=now)
+            signed = _genuine(appraisal, given, now=now, cache=cache)
         for digest in digests:
             about = [each for each in signed if digest in each.digests]
             _fits(appraisal, name, rule, _text(digest), about)
@@ -82,12 +85,14 @@ def _rooted(
     return provenance if pinned else None
 
 
-def _genuine(appraisal: Appraisal, provenance: Provenance, *, now: int) -> tuple[Signed, ...]:
+def _genuine(
+    appraisal: Appraisal, provenance: Provenance, *, now: int, cache: Cache | None
+) -> tuple[Signed, ...]:
     """Return what the genuine bundles prove; every one that is not is a refusal."""
     found: list[Signed] = []
     for index, raw in enumerate(provenance.bundles):
         try:
-            found.append(bundle.verify(raw, provenance.trusted_root, now=now))
+            found.append(bundle.verify(raw, provenance.trusted_root, now=now, cache=cache))
         except VerifierError as error:
             appraisal.fail(f"provenance.bundle.{index}", error)
     appraisal.claims["provenance"] = [

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias, final
 
-MAX_BUNDLES: Final = 32
+from verifier.wire import messages
+
+MAX_BUNDLES: Final = messages.MAX_BUNDLES
 MAX_BUNDLE: Final = 1 << 20
 """Largest bundle in bytes."""
 MAX_ROOT: Final = 1 << 20

@@ -29,6 +29,9 @@ MAX_GPUS = 64
 MAX_DEVICE = 16 * 1024
 """Most bytes of a device's report, and of its chain: a driver gives 8 KiB and 5 KiB at most."""
 MAX_PCRS = 96
+MAX_BUNDLES = 32
+MAX_PROVENANCE = 4 << 20
+"""Largest `ProvenanceSet` in bytes, as it is sent and stored."""
 MAX_CERTIFICATES = 10
 DIGEST = 32
 
@@ -303,6 +306,26 @@ class KeyImport(Struct, frozen=True):
     v: Literal[1]
     statement: B64
     ciphertext: B64
+
+
+@final
+class ProvenanceSet(Struct, frozen=True):
+    """A vendor hands in who built what a policy admits: Sigstore bundles and one trusted root.
+
+    All are JSON documents as their makers wrote them. Nothing here is trusted by being sent: the
+    policy pins the root, and bundles are signed.
+    """
+
+    v: Literal[1]
+    trusted_root: B64
+    bundles: tuple[B64, ...]
+
+    def __post_init__(self) -> None:
+        bounded(self.trusted_root, 1, MAX_PROVENANCE, "trusted root")
+        if not 1 <= len(self.bundles) <= MAX_BUNDLES:
+            raise VerifierError(Reason.MALFORMED, f"1 to {MAX_BUNDLES} bundles expected")
+        for bundle in self.bundles:
+            bounded(bundle, 1, MAX_PROVENANCE, "bundle")
 
 
 ANSWER_TYPE: Final = "application/vnd.ostiary.answer.v1+json"
