@@ -1,0 +1,1 @@
+"""The guest image: what a confidential VM boots into the runtime, and nothing else."""
