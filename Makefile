@@ -9,6 +9,7 @@ GUEST ?= deploy/guest/guest.toml
 GUEST_OUT ?= .ostiary/guest-image
 FUZZ_SECONDS ?= 12
 FUZZ_JOBS ?= $(shell nproc)
+FUZZ_PART ?= 1/1
 NOT_FOR_COVERAGE := __pycache__ attester benchmarks cli client docs e2e engine fuzz hsm http kit log release runtime sealed services simulator store vllm
 COVERAGE_TESTS ?= $(filter-out $(addsuffix /,$(addprefix tests/,$(NOT_FOR_COVERAGE))),$(wildcard tests/*/))
 
@@ -51,7 +52,7 @@ fuzz: $(VENV)/.dev   ## every parser, 30 seconds each (coverage-guided where ath
 	@$(BIN)/python -m fuzz.run --seconds 30
 
 fuzz-ci: $(VENV)/.dev ## what CI fuzzes: every parser, FUZZ_SECONDS each, FUZZ_JOBS at a time
-	@$(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS)
+	@$(BIN)/python -m fuzz.run --seconds $(FUZZ_SECONDS) --jobs $(FUZZ_JOBS) --part $(FUZZ_PART)
 
 fuzz-hour: $(VENV)/.dev ## an hour for all parsers together, by hand; the table goes into fuzz/README.md
 	@$(BIN)/python -m fuzz.run --total 3600 --jobs $(FUZZ_JOBS)
@@ -69,7 +70,7 @@ guest-image: $(VENV)/.demo ## the confidential VM's image from GUEST, into GUEST
 
 guest-test: $(VENV)/.dev ## that image built for an emulator and booted there, whole and tampered with (root, QEMU; ten minutes and more)
 	@$(BIN)/python -m deploy.guest.build --settings tests/guest/guest.toml --out .ostiary/guest-test
-	@echo "Booting under software emulation, six times: some minutes each."
+	@echo "Booting under software emulation, six times: a minute or several each."
 	@OSTIARY_GUEST_IMAGE=.ostiary/guest-test $(BIN)/python -m pytest tests/guest -v -o faulthandler_timeout=0
 
 lock:                ## write the lock files anew (needs uv)

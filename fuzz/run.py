@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     length.add_argument("--seconds", type=int, default=30, help="per target")
     length.add_argument("--total", type=int, help="seconds for all targets together")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
+    parser.add_argument(
+        "--part", default="1/1", metavar="N/M", help="of the targets: those of machine N of M"
+    )
     parser.add_argument("--number", type=int, default=1, help="what random choices start from")
     parser.add_argument("--seeds", type=Path, help="seeds of an earlier run; else made anew")
     parser.add_argument("--corpus", type=Path, help="a folder whose files are seeds as well")
@@ -60,7 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in args.targets if name not in TARGETS]
     if unknown:
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
-    names = args.targets or list(TARGETS)
+    try:
+        names = _part(args.targets or list(TARGETS), args.part)
+    except ValueError as error:
+        parser.error(str(error))
     if args.replay is not None:
         return replay(args.replay, names)
     out = args.out or Path(tempfile.mkdtemp(prefix="ostiary-fuzz-"))
@@ -89,6 +95,14 @@ def _warn() -> None:
     if not guided():
         line = f"!!! NO atheris for Python {platform.python_version()}: inputs were blind !!!"
         print(line, file=sys.stderr, flush=True)  # noqa: T201 - same
+
+
+def _part(names: Sequence[str], part: str) -> list[str]:
+    """Return every M-th name from the N-th on, so that M machines together fuzz all of them."""
+    number, _, of = part.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= len(names)):
+        raise ValueError(f"--part: N/M with N from 1 to M expected, {part} seen")
+    return list(names)[int(number) - 1 :: int(of)]
 
 
 def _say_how(plan: Plan, names: Sequence[str], jobs: int) -> None:

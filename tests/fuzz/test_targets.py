@@ -178,3 +178,15 @@ def test_mutations_repeat() -> None:
 
     assert first == [blind.mutate(pool, b"other", other) for _ in range(50)]
     assert len(set(first)) > 40
+
+
+def test_parts_together_are_all_targets():
+    """Machines that share the targets leave none out and take none twice."""
+    names = list(TARGETS)
+    parts = [run._part(names, f"{number}/3") for number in (1, 2, 3)]
+
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert run._part(names, "1/1") == names
+    for bad in ("0/3", "4/3", "1", "a/b", "1/9999"):
+        with pytest.raises(ValueError, match="--part"):
+            run._part(names, bad)
