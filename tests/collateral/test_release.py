@@ -58,7 +58,7 @@ def test_a_dead_vendor_is_said(online: tuple[Prepared, Site]) -> None:
     prepared, place = online
     place.server.fail("/tdx", Reply(404))
     with running(prepared) as house:
-        house.refused(house.ask().body(), "collateral_unavailable", why="tcb")
+        house.refused(house.ask().body(), "collateral_unavailable", why="/tdx/certification/v4/")
 
 
 @pytest.mark.parametrize(
