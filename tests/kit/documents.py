@@ -35,7 +35,8 @@ def anchors(text: str) -> set[str]:
 
 def paths(text: str) -> set[str]:
     """Return what stands in backticks and looks like a path of this tree."""
-    tops = {path.name for path in ROOT.iterdir()} - {".git"}
+    # What runs leave in folders of their own need not be there.
+    tops = {path.name for path in ROOT.iterdir()} - {".git", ".ostiary", ".venv"}
     found = set()
     for word in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         top, slash, _ = word.partition("/")
